@@ -1,0 +1,463 @@
+"""What one trial is: plain dataclasses with every range check; no torch.
+
+Each field states its unit. Checks that need two fields of one part stand in that part, checks across
+parts in `TrialConfig`. Every error states the rule, the values and a fix, and names the dotted key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import metadata
+from typing import Any
+
+DATA_SETS = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "synthetic")
+MODELS = ("mlp", "conv")
+
+
+class Activation(StrEnum):
+    """Nonlinearity after every hidden layer."""
+
+    relu = "relu"
+    leaky_relu = "leaky_relu"
+    tanh = "tanh"
+    gelu = "gelu"
+    sigmoid = "sigmoid"
+    identity = "identity"
+
+
+class Normalization(StrEnum):
+    """Normalisation between a hidden layer and its nonlinearity."""
+
+    none = "none"
+    batch = "batch"
+
+
+class GrowthMethod(StrEnum):
+    """How new neurons get their weights."""
+
+    none = "none"
+    tiny = "tiny"
+    random = "random"
+
+
+class GrowthWhere(StrEnum):
+    """Which of the growable layers grow at one growth event."""
+
+    all = "all"
+    round_robin = "round_robin"
+    largest_improvement = "largest_improvement"
+    largest_improvement_per_flop = "largest_improvement_per_flop"
+
+
+class UpdateNormalization(StrEnum):
+    """How a TINY proposal is scaled before the line search."""
+
+    none = "none"
+    legacy_normalization = "legacy_normalization"
+    equalize_second_layer = "equalize_second_layer"
+    equalize_extensions = "equalize_extensions"
+
+
+class PruningMethod(StrEnum):
+    """What judges and changes connections while a network trains."""
+
+    none = "none"
+    hebbian = "hebbian"
+    random = "random"
+
+
+class PruningScope(StrEnum):
+    """The set of connections that is ranked together."""
+
+    filter = "filter"
+    channel = "channel"
+    layer = "layer"
+
+
+class OptimizerName(StrEnum):
+    """Which torch optimizer trains the weights."""
+
+    sgd = "sgd"
+    adam = "adam"
+    adamw = "adamw"
+
+
+class LearningRateSchedule(StrEnum):
+    """How the learning rate moves over a trial's epochs."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """A data set, its split and its augmentation."""
+
+    name: str  # one of DATA_SETS or a registered name
+    root: str = "data"  # folder in which torchvision keeps the data set
+    download: bool = False  # whether a missing data set may be downloaded
+    num_train: int | None = None  # training images used; None: all that the split leaves
+    val_fraction: float = 0.15  # of the training part, held out for validation
+    split_seed: int = 0  # fixes which images are train, validation and test
+    crop_padding: int = 0  # pixels of zero padding before a random crop; 0: no crop
+    flip: bool = False  # whether images are flipped left-right at random
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "must lie in (0, 1)", "0.15"
+        )
+        _require(
+            self.num_train is None or self.num_train >= 1,
+            "data.num_train",
+            self.num_train,
+            "must be at least 1, or null for all",
+            "null",
+        )
+        _require(self.crop_padding >= 0, "data.crop_padding", self.crop_padding, "must not be negative", "0")
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """A network before any growth."""
+
+    name: str  # one of MODELS or a registered name
+    widths: list[int]  # neurons (channels) of each hidden layer at the start
+    activation: Activation = Activation.relu
+    normalization: Normalization = Normalization.none
+    kernel_size: int = 3  # side of every convolution kernel, odd, in pixels
+    downsample_every: int = 2  # every so many convolutions one has stride 2; 0: none
+    init_gain: float = 1.0  # factor on the standard deviation of the initial weights
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.widths) >= 1 and all(w >= 1 for w in self.widths),
+            "model.widths",
+            self.widths,
+            "needs at least one hidden layer, each of at least 1 neuron",
+            "[8,8]",
+        )
+        _require(
+            self.kernel_size >= 1 and self.kernel_size % 2 == 1,
+            "model.kernel_size",
+            self.kernel_size,
+            "must be odd, so that a kernel has a centre",
+            "3",
+        )
+        _require(
+            self.downsample_every >= 0,
+            "model.downsample_every",
+            self.downsample_every,
+            "must not be negative",
+            "2",
+        )
+        _require(
+            self.init_gain > 0 and math.isfinite(self.init_gain),
+            "model.init_gain",
+            self.init_gain,
+            "must be positive",
+            "1.0",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class GrowthConfig:
+    """When, where, how many and by which method a network gains neurons."""
+
+    method: GrowthMethod = GrowthMethod.none
+    where: GrowthWhere = GrowthWhere.all
+    start_epoch: int = 1  # epochs before the first growth
+    every_epochs: int = 1  # epochs between growths
+    end_epoch: int | None = None  # no growth after this epoch; None: until the end
+    num_neurons: int = 4  # neurons a layer gains at one growth, at most
+    max_width: int = 64  # a layer grows no wider than this
+    statistics_batches: int = 4  # training batches the statistics are gathered on
+    numerical_threshold: float = 1e-6  # eigenvalues of S below it (relative: to the largest) are dropped
+    statistical_threshold: float = 1e-3  # singular values below it (relative: to the largest) are dropped
+    relative_thresholds: bool = True  # thresholds are fractions of the largest value, not absolute
+    normalization: UpdateNormalization = UpdateNormalization.legacy_normalization
+    line_search_batches: int = 2  # further training batches on which the scaling factor is chosen
+    max_scaling_factor: float = 1.0  # largest scaling factor the line search tries
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("start_epoch", 0),
+            ("every_epochs", 1),
+            ("num_neurons", 1),
+            ("max_width", 1),
+            ("statistics_batches", 1),
+            ("line_search_batches", 1),
+        ):
+            value = getattr(self, name)
+            _require(value >= low, f"growth.{name}", value, f"must be at least {low}", str(low))
+        for name in ("numerical_threshold", "statistical_threshold"):
+            value = getattr(self, name)
+            _require(
+                value >= 0 and math.isfinite(value),
+                f"growth.{name}",
+                value,
+                "must be finite and not negative",
+                "1e-3",
+            )
+            _require(
+                not self.relative_thresholds or value <= 1,
+                f"growth.{name}",
+                value,
+                "is a fraction of the largest value, at most 1, while growth.relative_thresholds is on",
+                "1e-3",
+            )
+        _require(
+            self.end_epoch is None or self.end_epoch >= self.start_epoch,
+            "growth.end_epoch",
+            self.end_epoch,
+            f"must not lie before growth.start_epoch={self.start_epoch}",
+            "null",
+        )
+        _require(
+            self.max_scaling_factor > 0 and math.isfinite(self.max_scaling_factor),
+            "growth.max_scaling_factor",
+            self.max_scaling_factor,
+            "must be positive",
+            "1.0",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class PruningConfig:
+    """When connections are judged, by what, and how many stay or restart."""
+
+    method: PruningMethod = PruningMethod.none
+    scope: PruningScope = PruningScope.layer  # connections ranked together
+    k1: float = 0.5  # fraction of a scope's connections that stays
+    k2: float = 0.7  # fraction that is alive afterwards; the k2 - k1 between restart
+    activity_threshold: float = 0.5  # active means sigmoid(value) > threshold
+    update_interval: int = 20  # training steps between two measurements of strength
+    start_epoch: int = 1  # epochs before the first progression
+    every_epochs: int = 1  # epochs between progressions
+    end_epoch: int | None = None  # no progression after this epoch; None: until the end
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.k1 <= 1 or not 0 <= self.k2 <= 1:
+            raise ValueError(
+                f"pruning.k1 and pruning.k2 are fractions in [0, 1] of a scope's connections; "
+                f"got k1={self.k1}, k2={self.k2}. Set both between 0 and 1, for example pruning.k1=0.5."
+            )
+        if self.k1 > self.k2:
+            raise ValueError(
+                f"pruning.k1 must not exceed pruning.k2: the strongest k1 stay, the next k2 - k1 restart; "
+                f"got k1={self.k1}, k2={self.k2}. To restart none, set pruning.k2={self.k1}."
+            )
+        _require(
+            0.5 <= self.activity_threshold < 1,
+            "pruning.activity_threshold",
+            self.activity_threshold,
+            "must lie in [0.5, 1): active means sigmoid(value) > threshold and padding is never active",
+            "0.5",
+        )
+        for name, low in (("update_interval", 1), ("start_epoch", 0), ("every_epochs", 1)):
+            value = getattr(self, name)
+            _require(value >= low, f"pruning.{name}", value, f"must be at least {low}", str(low))
+        _require(
+            self.end_epoch is None or self.end_epoch >= self.start_epoch,
+            "pruning.end_epoch",
+            self.end_epoch,
+            f"must not lie before pruning.start_epoch={self.start_epoch}",
+            "null",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimizerConfig:
+    """The optimizer of the weights."""
+
+    name: OptimizerName = OptimizerName.sgd
+    lr: float = 0.05  # learning rate at the start
+    momentum: float = 0.9  # of sgd; the beta1 of adam and adamw
+    weight_decay: float = 0.0
+    schedule: LearningRateSchedule = LearningRateSchedule.cosine
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0 and math.isfinite(self.lr), "optimizer.lr", self.lr, "must be positive", "0.05")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "must lie in [0, 1)", "0.9")
+        _require(
+            self.weight_decay >= 0,
+            "optimizer.weight_decay",
+            self.weight_decay,
+            "must not be negative",
+            "0",
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingConfig:
+    """How long and in which portions a network trains."""
+
+    num_epochs: int = 10
+    batch_size: int = 64  # images a step
+    report_every_epochs: int = 1  # epochs between two evaluations
+    num_threads: int = 1  # torch threads of one trial on the CPU
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size", "report_every_epochs", "num_threads"):
+            value = getattr(self, name)
+            _require(value >= 1, f"training.{name}", value, "must be at least 1", "1")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrialConfig:
+    """Everything that decides one trial; equal configurations give equal trials on one device."""
+
+    data: DataConfig
+    model: ModelConfig
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = 0  # of initial weights, batch order, augmentation and restarts
+    imports: list[str] = field(default_factory=list)  # modules that register data sets or models
+
+    def __post_init__(self) -> None:
+        if not self.imports:
+            _known_name("data.name", self.data.name, DATA_SETS, "growcore.data")
+            _known_name("model.name", self.model.name, MODELS, "growcore.models")
+        if self.growth.method != GrowthMethod.none and max(self.model.widths) > self.growth.max_width:
+            raise ValueError(
+                f"growth.max_width must be at least the widest layer at the start; "
+                f"got growth.max_width={self.growth.max_width}, model.widths={self.model.widths}. "
+                f"Set growth.max_width={max(self.model.widths)} or more."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, lists, strings and numbers; `from_dict` reads them back."""
+        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialConfig:
+        """Build and check a configuration from plain values.
+
+        Raises:
+            ValueError: an unknown or missing key, or a value out of range; the message names the key.
+        """
+        return _build(cls, values, "")
+
+
+_PARTS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "growth": GrowthConfig,
+    "pruning": PruningConfig,
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+}
+_ENUMS: dict[str, type[StrEnum]] = {
+    "model.activation": Activation,
+    "model.normalization": Normalization,
+    "growth.method": GrowthMethod,
+    "growth.where": GrowthWhere,
+    "growth.normalization": UpdateNormalization,
+    "pruning.method": PruningMethod,
+    "pruning.scope": PruningScope,
+    "optimizer.name": OptimizerName,
+    "optimizer.schedule": LearningRateSchedule,
+}
+
+
+def trial_keys() -> list[str]:
+    """Every dotted key of a TrialConfig that holds a value, in order: `data.name`, ..., `seed`."""
+    keys = []
+    for part in dataclasses.fields(TrialConfig):
+        if part.name in _PARTS:
+            keys += [f"{part.name}.{f.name}" for f in dataclasses.fields(_PARTS[part.name])]
+        else:
+            keys.append(part.name)
+    return keys
+
+
+def suggest_name(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """A hint ` Did you mean 'x'?` where a known name is close, else the list of known names."""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(known)}."
+
+
+def _build(cls: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
+    names = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in names:
+            raise ValueError(f"Unknown key '{prefix}{key}'. {suggest_name(key, list(names))}")
+    arguments = {}
+    for name, f in names.items():
+        if name in values:
+            arguments[name] = _convert(f"{prefix}{name}", values[name], str(f.type))
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise ValueError(f"Missing key '{prefix}{name}': it has no default. Set {prefix}{name}=VALUE.")
+    return cls(**arguments)
+
+
+def _convert(key: str, value: Any, annotation: str) -> Any:
+    if key in _PARTS:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"'{key}' is a group of keys; got the single value {value!r}.")
+        return _build(_PARTS[key], value, f"{key}.")
+    if key in _ENUMS:
+        known = [member.value for member in _ENUMS[key]]
+        if value not in known:
+            raise ValueError(
+                f"{key}={value!r} is not one of {', '.join(known)}. {_hint(value, known)}".strip()
+            )
+        return _ENUMS[key](value)
+    if value is None and annotation.endswith("| None"):
+        return None
+    return _scalar(key, value, annotation.removesuffix(" | None"))
+
+
+def _scalar(key: str, value: Any, annotation: str) -> Any:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    checks = {
+        "int": is_integer,
+        "float": is_integer or isinstance(value, float),
+        "bool": isinstance(value, bool),
+        "str": isinstance(value, str),
+        "list[int]": isinstance(value, list | tuple)
+        and all(isinstance(v, int) and not isinstance(v, bool) for v in value),
+        "list[str]": isinstance(value, list | tuple) and all(isinstance(v, str) for v in value),
+    }
+    if not checks[annotation]:
+        raise ValueError(f"{key} must be of type {annotation}; got {value!r}.")
+    if annotation == "float":
+        return float(value)
+    return list(value) if annotation.startswith("list") else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def _hint(value: Any, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(value), known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else ""
+
+
+def _known_name(key: str, name: str, built_in: tuple[str, ...], entry_points: str) -> None:
+    if name in built_in:
+        return
+    registered = tuple(point.name for point in metadata.entry_points(group=entry_points))
+    if name not in registered:
+        raise ValueError(
+            f"Unknown {key}={name!r}. {suggest_name(name, built_in + registered)} One of your own is "
+            f"registered by the entry point group '{entry_points}' or by a module listed in 'imports'."
+        )
+
+
+def _require(holds: bool, key: str, value: object, rule: str, example: str) -> None:
+    if not holds:
+        raise ValueError(f"{key} {rule}; got {key}={value}. For example {key}={example}.")
