@@ -133,42 +133,41 @@ def split(raw: RawData, config: DataConfig, device: str | torch.device = "cpu") 
     """
     generator = torch.Generator().manual_seed(config.split_seed)
     order_N = torch.randperm(len(raw.y_train_N), generator=generator)
+    x_NCHW, y_N = raw.x_train_NCHW, raw.y_train_N
     if raw.x_test_NCHW is None or raw.y_test_N is None:
         num_test = round(TEST_FRACTION * len(order_N))
-        test = Part(
-            raw.x_train_NCHW[order_N[:num_test]].to(device), raw.y_train_N[order_N[:num_test]].to(device)
-        )
+        test = Part(x_NCHW[order_N[:num_test]].to(device), y_N[order_N[:num_test]].to(device))
         order_N = order_N[num_test:]
     else:
         test = Part(raw.x_test_NCHW.to(device), raw.y_test_N.to(device))
-    num_val = round(config.val_fraction * len(order_N))
-    parts = {"validation": order_N[:num_val], "training": order_N[num_val:]}
-    for part, indices_N in parts.items():
-        if len(indices_N) == 0:
-            raise ValueError(
-                f"data.val_fraction={config.val_fraction} of {len(order_N)} images leaves the {part} part "
-                f"empty. Choose a fraction that gives both parts an image."
-            )
-    train_N = parts["training"]
-    if config.num_train is not None and config.num_train > len(train_N):
-        raise ValueError(
-            f"data.num_train={config.num_train} exceeds the {len(train_N)} images that "
-            f"data.val_fraction={config.val_fraction} leaves for training. Set data.num_train={len(train_N)} "
-            f"or less, or null for all."
-        )
-    train_N = train_N[: config.num_train]
-    x_train_NCHW = raw.x_train_NCHW[train_N]
-    mean_C11, std_C11 = _channel_moments(x_train_NCHW)
+    val_N, train_N = _divide(order_N, config)
+    mean_C11, std_C11 = _channel_moments(x_NCHW[train_N])
     return DataSet(
-        train=Part(x_train_NCHW.to(device), raw.y_train_N[train_N].to(device)),
-        val=Part(
-            raw.x_train_NCHW[parts["validation"]].to(device), raw.y_train_N[parts["validation"]].to(device)
-        ),
+        train=Part(x_NCHW[train_N].to(device), y_N[train_N].to(device)),
+        val=Part(x_NCHW[val_N].to(device), y_N[val_N].to(device)),
         test=test,
         class_names=raw.class_names,
         mean_C11=mean_C11.to(device),
         std_C11=std_C11.to(device),
     )
+
+
+def _divide(order_N: Tensor, config: DataConfig) -> tuple[Tensor, Tensor]:
+    """Indices of the validation and of the training images."""
+    num_val = round(config.val_fraction * len(order_N))
+    num_train = len(order_N) - num_val
+    if num_val == 0 or num_train == 0:
+        raise ValueError(
+            f"data.val_fraction={config.val_fraction} of {len(order_N)} images leaves a part empty. "
+            f"Choose a fraction that gives validation and training an image each."
+        )
+    if config.num_train is not None and config.num_train > num_train:
+        raise ValueError(
+            f"data.num_train={config.num_train} exceeds the {num_train} images that "
+            f"data.val_fraction={config.val_fraction} leaves for training. Set data.num_train={num_train} "
+            f"or less, or null for all."
+        )
+    return order_N[:num_val], order_N[num_val:][: config.num_train]
 
 
 def augment(
@@ -213,7 +212,7 @@ def training_batches(
     of one image do not exist.
     """
     order_N = torch.randperm(len(data.train), generator=generator, device=generator.device)
-    for indices_B in order_N.split(batch_size):
+    for indices_B in torch.split(order_N, batch_size):
         if len(indices_B) == 1 and len(order_N) > 1:
             continue
         x_BCHW = augment(data.train.x_NCHW[indices_B], config.crop_padding, config.flip, generator)
@@ -222,8 +221,9 @@ def training_batches(
 
 def evaluation_batches(data: DataSet, part: Part, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised batches of a part in its own order, without augmentation."""
-    for x_BCHW, y_B in zip(part.x_NCHW.split(batch_size), part.y_N.split(batch_size), strict=True):
-        yield data.normalise(x_BCHW), y_B
+    for start in range(0, len(part), batch_size):
+        batch = slice(start, start + batch_size)
+        yield data.normalise(part.x_NCHW[batch]), part.y_N[batch]
 
 
 def digits(config: DataConfig) -> RawData:
