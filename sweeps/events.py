@@ -1,0 +1,102 @@
+"""What a trial did, as JSON lines in its own folder: the record everything else is rebuilt from.
+
+Layout of `storage.root/SWEEP/NUMBER/`:
+    trial.json                    what was given: number, params, overrides, the whole configuration
+    events/ATTEMPT-SEQ.jsonl      what happened, one closed file per report; a new worker is a new attempt
+    outcome.json                  how it ended, written by the driver
+    checkpoints/                  see `growcore.checkpoint`
+
+Every file is written under a temporary name and renamed, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+GIVEN = "trial.json"
+OUTCOME = "outcome.json"
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write atomically: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The file's values, or None where there is no such file."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+
+
+class EventWriter:
+    """Appends events of one attempt at a trial; each call closes one segment file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "events"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.attempt = 1 + max((attempt for attempt, _ in _names(self._folder)), default=0)
+        self._sequence = 0
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> Path:
+        """One event, stamped with the wall clock (seconds since 1970) and this attempt's number."""
+        self._sequence += 1
+        path = self._folder / f"{self.attempt:03d}-{self._sequence:06d}.jsonl"
+        event = {"kind": kind, "time": time.time(), "attempt": self.attempt, **values}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(event) + "\n")
+        temporary.replace(path)
+        return path
+
+
+def segments(folder: Path) -> list[Path]:
+    """Closed segment files of a trial's folder, in the order they were written."""
+    events = folder / "events"
+    return [events / f"{attempt:03d}-{number:06d}.jsonl" for attempt, number in sorted(_names(events))]
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every event of a trial, in the order it happened."""
+    for segment in segments(folder):
+        yield from read_segment(segment)
+
+
+def read_segment(segment: Path) -> list[dict[str, Any]]:
+    """The events of one segment file."""
+    return [json.loads(line) for line in segment.read_text().splitlines() if line]
+
+
+def reports(folder: Path) -> list[dict[str, Any]]:
+    """A trial's reports by step; where an attempt repeated a step, the later attempt's."""
+    by_step = {event["step"]: event for event in read_events(folder) if event["kind"] == "report"}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def edits(folder: Path, until_step: int | None = None) -> list[dict[str, Any]]:
+    """What grew and what was pruned, in order; `until_step` leaves out later reports."""
+    kept = [r for r in reports(folder) if until_step is None or r["step"] <= until_step]
+    return [edit for report in kept for edit in report["edits"]]
+
+
+def failure(folder: Path) -> str | None:
+    """Why the newest attempt failed, or None where it did not say."""
+    last = None
+    for event in read_events(folder):
+        last = event["reason"] if event["kind"] == "failed" else None
+    return last
+
+
+def _names(events: Path) -> list[tuple[int, int]]:
+    if not events.is_dir():
+        return []
+    stems = (path.stem for path in events.glob("*-*.jsonl"))
+    return [(int(attempt), int(number)) for attempt, number in (stem.split("-") for stem in stems)]

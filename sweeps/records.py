@@ -1,0 +1,341 @@
+"""What people see in MLflow: a projection of the run folder; the only file that imports MLflow.
+
+One parent run a sweep, one child run a trial. A run is looked up by its tag `growsweep.id` (SWEEP, or
+SWEEP/NUMBER) before it is created, and a report that was sent once is not sent again, so projecting a folder
+twice changes nothing. A thread of the driver sends what is new every second or so: while MLflow does not
+answer records are late, training never waits, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sweeps import events
+from sweeps.config import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+ID = "growsweep.id"
+_POLL_SECONDS = 1.0
+_FLUSH_SECONDS = 60.0  # how long the end of a sweep waits for an MLflow that does not answer
+_CONNECT_SECONDS = 3.0
+_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_MAX_PARAM = 6000  # characters MLflow keeps of a parameter
+_MAX_BATCH = 1000  # metrics MLflow takes at once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tracking:
+    """An MLflow store that answered."""
+
+    uri: str
+    experiment_id: str
+
+
+def default_uri(root: Path) -> str:
+    """The store of a storage root whose configuration names none."""
+    return f"sqlite:///{root.absolute() / 'mlflow.db'}"
+
+
+def open_tracking(uri: str, experiment: str, root: Path) -> Tracking:
+    """Reach the store, create its schema and the experiment.
+
+    Raises:
+        ConfigError: nothing answers at `uri`, or it is the deprecated file store.
+    """
+    _probe(uri)
+    client = _client(uri)
+    try:
+        # The first call creates the schema of a fresh database: once, here, before anyone else opens it.
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            return Tracking(uri=uri, experiment_id=found.experiment_id)
+        # A server keeps artifacts where it was told to; a database of ours keeps them beside itself.
+        location = None if _is_server(uri) else (root.absolute() / "mlartifacts").as_uri()
+        created = client.create_experiment(experiment, artifact_location=location)
+    except Exception as error:  # sqlalchemy's and requests' exceptions are not ours to name
+        raise _unreachable(uri, str(error).splitlines()[0]) from error
+    return Tracking(uri=uri, experiment_id=created)
+
+
+def _probe(uri: str) -> None:
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        raise ConfigError(
+            f"tracking.uri={uri} is a folder, MLflow's deprecated file store. "
+            f"Use a database (sqlite:///PATH/mlflow.db), a server (http://HOST:5000), or leave it null."
+        )
+    if not _is_server(uri):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise _unreachable(uri, f"HTTP {error.code}") from None
+    except (OSError, ValueError) as error:
+        raise _unreachable(uri, str(getattr(error, "reason", error))) from None
+
+
+def _is_server(uri: str) -> bool:
+    return urllib.parse.urlsplit(uri).scheme in ("http", "https")
+
+
+def _unreachable(uri: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"tracking.uri={uri} does not answer ({why}). Start the server (`mlflow server --port 5000`), "
+        f"correct the address, or leave tracking.uri=null to keep records in storage.root/mlflow.db."
+    )
+
+
+def _client(uri: str) -> MlflowClient:
+    # An outage shall cost seconds, not MLflow's four minutes a call.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own imports
+        from mlflow.tracking import MlflowClient
+
+        return MlflowClient(tracking_uri=uri)
+
+
+@dataclass(slots=True)
+class _Child:
+    """How far one trial's run has come."""
+
+    run_id: str
+    last_step: int
+    seen: set[str] = field(default_factory=set)  # segment files
+
+
+class Projector:
+    """Sends a sweep's folder to MLflow, from a thread of its own.
+
+    Example:
+        >>> with Projector(tracking, folder, plan) as projector:
+        ...     train()
+        >>> projector.complaint  # None, or why records are missing
+    """
+
+    def __init__(self, tracking: Tracking, folder: Path, plan: Mapping[str, Any]) -> None:
+        self._tracking = tracking
+        self._folder = folder
+        self._plan = plan
+        self._sweep = folder.name
+        self._client: MlflowClient | None = None
+        self._parent: str | None = None
+        self._children: dict[int, _Child] = {}
+        self._done: set[int] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="records", daemon=True)
+        self.complaint: str | None = None
+
+    def __enter__(self) -> Projector:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=_FLUSH_SECONDS + 30)
+
+    @property
+    def experiment_id(self) -> str:
+        """Of the MLflow experiment that holds the runs."""
+        return self._tracking.experiment_id
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            self._try()
+            self._stopping.wait(_POLL_SECONDS)
+        deadline = time.monotonic() + _FLUSH_SECONDS
+        while not self._try() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+    def _try(self) -> bool:
+        try:
+            self.project()
+        except Exception as error:  # whatever MLflow or the network raises: the next pass tries again
+            self.complaint = f"{type(error).__name__}: {error}".splitlines()[0]
+            return False
+        self.complaint = None
+        return True
+
+    def project(self) -> None:
+        """Send everything that is new, once."""
+        parent = self._open_parent()
+        for folder in sorted(self._folder.iterdir()):
+            if folder.name.isdigit() and int(folder.name) not in self._done:
+                self._project_trial(int(folder.name), folder, parent)
+        self._close_parent(parent)
+
+    def _open_parent(self) -> str:
+        if self._client is None:
+            self._client = _client(self._tracking.uri)
+        if self._parent is None:
+            tags = {"growsweep.kind": "sweep", "growsweep.sweep": self._sweep} | _tags(self._plan)
+            self._parent, _ = self._find_or_create(self._sweep, self._sweep, tags)
+            self._client.update_run(self._parent, status="RUNNING")
+            self._log_params(self._parent, _flat({k: self._plan["config"][k] for k in _PLANNED}))
+            self._client.log_artifact(self._parent, str(self._folder / "plan.yaml"))
+        return self._parent
+
+    def _close_parent(self, parent: str) -> None:
+        summary = events.read_json(self._folder / events.OUTCOME)
+        if summary is None or not self._stopping.is_set():
+            return
+        client = self._live()
+        client.set_tag(parent, "growsweep.status", summary["status"])
+        self._log_metrics(parent, summary["metrics"], 0, summary["time"])
+        best = self._folder / "best.yaml"
+        if best.exists():
+            client.log_artifact(parent, str(best))
+        client.update_run(parent, status="KILLED" if summary["status"] == "interrupted" else "FINISHED")
+
+    def _project_trial(self, number: int, folder: Path, parent: str) -> None:
+        given = events.read_json(folder / events.GIVEN)
+        if given is None:
+            return
+        child = self._children.get(number) or self._open_child(number, given, parent)
+        for segment in events.segments(folder):
+            if segment.name not in child.seen:
+                self._ship(child, segment)
+        outcome = events.read_json(folder / events.OUTCOME)
+        if outcome is not None:
+            self._close_child(child, folder, given, outcome)
+            self._done.add(number)
+
+    def _open_child(self, number: int, given: Mapping[str, Any], parent: str) -> _Child:
+        identity = f"{self._sweep}/{number}"
+        tags = {
+            "growsweep.kind": "trial",
+            "growsweep.sweep": self._sweep,
+            "growsweep.trial": str(number),
+            "growsweep.status": "running",
+            "mlflow.parentRunId": parent,
+        } | _tags({**self._plan, "command": given["command"]})
+        run_id, is_new = self._find_or_create(identity, f"{number} {_short(given['params'])}"[:200], tags)
+        self._children[number] = _Child(run_id=run_id, last_step=-1 if is_new else self._last_step(run_id))
+        # Once more where the run exists: a driver may have died between creating and describing it.
+        self._log_params(run_id, _flat(given["config"]))
+        self._live().log_text(run_id, yaml.safe_dump(given["config"], sort_keys=False), "config.yaml")
+        return self._children[number]
+
+    def _ship(self, child: _Child, segment: Path) -> None:
+        for event in events.read_segment(segment):
+            if event["kind"] == "report" and event["step"] > child.last_step:
+                metrics = {**event["metrics"], "epoch": event["epoch"]}
+                self._log_metrics(child.run_id, metrics, event["step"], event["time"])
+                child.last_step = event["step"]
+        child.seen.add(segment.name)
+
+    def _close_child(
+        self, child: _Child, folder: Path, given: Mapping[str, Any], outcome: Mapping[str, Any]
+    ) -> None:
+        client = self._live()
+        edits = events.edits(folder)
+        client.log_dict(child.run_id, {"edits": edits}, "edits.json")
+        client.log_text(child.run_id, readable(edits), "edits.txt")
+        if outcome["state"] == "complete" and outcome["checkpoint"]:
+            self._log_checkpoint(child.run_id, Path(outcome["checkpoint"]))
+        if outcome["reason"]:
+            client.set_tag(child.run_id, "growsweep.reason", outcome["reason"])
+        client.set_tag(child.run_id, "growsweep.status", outcome["state"])
+        client.update_run(child.run_id, status=_STATUS[outcome["state"]])
+
+    def _log_checkpoint(self, run_id: str, path: Path) -> None:
+        client = self._live()
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), "checkpoint")
+        elif path.exists():
+            client.log_artifact(run_id, str(path), "checkpoint")
+
+    def _find_or_create(self, identity: str, name: str, tags: dict[str, str]) -> tuple[str, bool]:
+        client = self._live()
+        found = client.search_runs(
+            [self._tracking.experiment_id], f"tags.`{ID}` = '{identity}'", max_results=1
+        )
+        if found:
+            return str(found[0].info.run_id), False
+        run = client.create_run(self._tracking.experiment_id, tags=tags | {ID: identity}, run_name=name)
+        return str(run.info.run_id), True
+
+    def _last_step(self, run_id: str) -> int:
+        history = self._live().get_metric_history(run_id, "epoch")
+        return max((point.step for point in history), default=-1)
+
+    def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:_MAX_PARAM]) for key, value in values.items()]
+        for start in range(0, len(params), 100):
+            self._live().log_batch(run_id, params=params[start : start + 100])
+
+    def _log_metrics(self, run_id: str, values: Mapping[str, float], step: int, seconds: float) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(_key(k), float(v), int(seconds * 1000), step) for k, v in values.items()]
+        for start in range(0, len(metrics), _MAX_BATCH):
+            self._live().log_batch(run_id, metrics=metrics[start : start + _MAX_BATCH])
+
+    def _live(self) -> MlflowClient:
+        assert self._client is not None
+        return self._client
+
+
+_PLANNED = ("space", "sweep", "search", "scheduler", "cluster")
+
+
+def readable(edits: list[dict[str, Any]]) -> str:
+    """The edit log for people: a line per edit."""
+    lines = [
+        f"epoch {e['epoch']:g}, step {e['step']}: {e['kind']} {e['layer']} by {e['number']}: {e['reason']}"
+        for e in edits
+    ]
+    return "\n".join(lines or ["no edits"]) + "\n"
+
+
+def experiment_url(base: str, tracking: Tracking, sweep: str) -> str:
+    """The page of an MLflow server that shows a sweep's runs and no others."""
+    query = urllib.parse.quote(f"tags.`growsweep.sweep` = '{sweep}'")
+    return f"{base}/#/experiments/{tracking.experiment_id}/runs?searchFilter={query}"
+
+
+def _tags(plan: Mapping[str, Any]) -> dict[str, str]:
+    tags = {"growsweep.command": str(plan["command"])}
+    if plan.get("commit"):
+        tags["mlflow.source.git.commit"] = tags["growsweep.git_commit"] = str(plan["commit"])
+    return tags
+
+
+def _short(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k.rsplit('.', 1)[-1]} {v:.3g}" for k, v in params.items() if isinstance(v, float))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _key(name: str) -> str:
+    """MLflow takes letters, digits, '_', '-', '.', ' ', ':' and '/' in a metric's name."""
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)

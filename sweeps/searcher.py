@@ -1,0 +1,148 @@
+"""Ray Tune asks, the study answers: trials are handed out until the study holds the budget.
+
+Tune's own state is disposable. A new Tuner starts with a new StudySearcher; trials that an earlier driver
+left running are handed out first, under their old numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from sweeps.search import Assignment, Outcome, Space, Study, TrialRow
+
+METRICS = "metrics"  # prefix of report metrics in a Tune result: metrics/val/accuracy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """What ends a sweep and a trial."""
+
+    budget: int  # trials asked for, whatever becomes of them
+    fidelity: str  # result key that says how far a trial came: "epoch" or "metrics/cost/train_flops"
+
+
+class StudySearcher(Searcher):
+    """Ask and tell between Ray Tune and a Study.
+
+    Args:
+        study: owns trials and budget.
+        space: what `study.ask` draws from.
+        goal: budget and fidelity.
+        job: the plain values a worker gets for an assignment.
+        capacity: how many trials fit at once, asked before each suggestion.
+        on_end: called with the row of each trial that ended.
+        failure: the reason a trial's worker left behind, for workers that died.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        space: Space,
+        goal: Goal,
+        *,
+        job: Callable[[Assignment], dict[str, Any]],
+        capacity: Callable[[], int],
+        on_end: Callable[[TrialRow], None],
+        failure: Callable[[int], str | None],
+    ) -> None:
+        super().__init__()
+        self._study = study
+        self._space = space
+        self._goal = goal
+        self._job = job
+        self._capacity = capacity
+        self._on_end = on_end
+        self._failure = failure
+        self._orphans = study.orphans(space)
+        self._numbers: dict[str, int] = {}  # of live trials, by Tune's trial id
+        self._last: dict[int, dict[str, Any]] = {}
+
+    @property
+    def adopted(self) -> list[int]:
+        """Numbers of trials an earlier driver left running that are still to be handed out."""
+        return [orphan.number for orphan in self._orphans]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next job, None while every slot is taken, FINISHED when the study holds the budget."""
+        if len(self._numbers) >= self._capacity():
+            return None
+        assignment = self._next()
+        if assignment is None:
+            return str(Searcher.FINISHED)
+        self._numbers[trial_id] = assignment.number
+        return {"job": self._job(assignment)}
+
+    def _next(self) -> Assignment | None:
+        if self._orphans:
+            return self._orphans.pop(0)
+        while self._study.num_asked() < self._goal.budget:
+            number = self._study.num_asked()
+            assignment = self._study.ask(self._space)
+            if assignment is not None:
+                return assignment
+            self._on_end(self._study.row(number))  # its parameters contradict each other
+        return None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Remember the newest report."""
+        self._last[self._numbers[trial_id]] = result
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study how a trial ended.
+
+        A worker that dies gives no result, a failed trial one with its reason; a result without `finished`
+        means that the scheduler ended the trial.
+        """
+        number = self._numbers.pop(trial_id)
+        last = self._last.pop(number, {})
+        result = {**last, **(result or {})}
+        outcome = _outcome(result)
+        if error:
+            self._study.fail(number, self._failure(number) or "the worker process died", outcome)
+        elif "failed" in result:
+            self._study.fail(number, result["failed"], outcome)
+        elif result.get("finished"):
+            self._study.complete(number, outcome.metrics[self._study.metric], outcome)
+        else:
+            self._stopped(number, result, outcome)
+        self._on_end(self._study.row(number))
+
+    def _stopped(self, number: int, result: dict[str, Any], outcome: Outcome) -> None:
+        reached = result.get(self._goal.fidelity, 0)
+        what = "epoch" if self._goal.fidelity == "epoch" else self._goal.fidelity.removeprefix("metrics/")
+        self._study.stop(
+            number,
+            outcome.metrics.get(self._study.metric),
+            max(0, round(reached)),
+            outcome,
+            f"behind other trials at {what} {reached:g}",
+        )
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher into the storage path; the database address must not land there.
+        return {}
+
+
+def _outcome(result: dict[str, Any]) -> Outcome:
+    prefix = f"{METRICS}/"
+    metrics = {k.removeprefix(prefix): float(v) for k, v in result.items() if k.startswith(prefix)}
+    return Outcome(
+        metrics=metrics,
+        step=int(result.get("step", 0)),
+        epoch=float(result.get("epoch", 0.0)),
+        num_grown=int(result.get("num_grown", 0)),
+        num_pruned=int(result.get("num_pruned", 0)),
+        checkpoint=result.get("checkpoint"),
+    )

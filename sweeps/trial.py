@@ -1,0 +1,191 @@
+"""One trial on one worker: build it, iterate growcore's training, report, checkpoint; sort failures.
+
+A worker process is reused for one trial after another, so it imports torch and loads its data once. What
+happened goes to the trial's folder first (`sweeps.events`) and to the driver second: an outage of anything
+else loses nothing. A trial whose folder already holds a checkpoint continues from it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+
+from growcore.config import TrialConfig
+from sweeps.events import EventWriter, edits
+
+CHECKPOINT_SECONDS = 10.0  # training that may be lost when a worker dies
+KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is unreadable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What a worker is told: plain values only."""
+
+    sweep: str
+    number: int
+    folder: str  # absolute, of this trial
+    workdir: str  # where the sweep was launched: relative paths of a configuration start here
+    config: dict[str, Any]  # TrialConfig.to_dict()
+    device: str  # "cpu" or "cuda"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `Job(**values)` reads them back."""
+        return asdict(self)
+
+
+class Engine(Protocol):
+    """What trains: growcore, or a stand-in for tests and benchmarks."""
+
+    def build(self, config: TrialConfig, device: str) -> Any:
+        """An iterable of reports, each with `step`, `epoch`, `metrics`, `edits`, `finished`, `to_dict()`."""
+
+    def save(self, folder: Path, training: Any) -> Path:
+        """Write a checkpoint into `folder` and return its path."""
+
+    def newest(self, folder: Path) -> Path | None:
+        """The newest checkpoint that is complete."""
+
+    def load(self, path: Path, training: Any) -> None:
+        """Continue `training` from a checkpoint."""
+
+
+class Growcore:
+    """The engine of every real sweep."""
+
+    def build(self, config: TrialConfig, device: str) -> Any:
+        """A growcore Training."""
+        from growcore.training import Training
+
+        return Training(config, device)
+
+    def save(self, folder: Path, training: Any) -> Path:
+        """See `growcore.checkpoint.save`."""
+        from growcore import checkpoint
+
+        return checkpoint.save(folder, training)
+
+    def newest(self, folder: Path) -> Path | None:
+        """See `growcore.checkpoint.newest`."""
+        from growcore import checkpoint
+
+        return checkpoint.newest(folder)
+
+    def load(self, path: Path, training: Any) -> None:
+        """See `growcore.checkpoint.load`."""
+        from growcore import checkpoint
+
+        checkpoint.load(path, training)
+
+
+class TrialRun:
+    """One attempt at one trial: `advance()` until its result says done."""
+
+    def __init__(self, job: Job, engine: Engine) -> None:
+        self._job = job
+        self._engine = engine
+        self._folder = Path(job.folder)
+        self._writer = EventWriter(self._folder)
+        self._training: Any = None
+        self._reports: Iterator[Any] | None = None
+        self._counts = {"grow": 0, "prune": 0}
+        self._saved_at = time.monotonic()
+        self._checkpoint: Path | None = None
+
+    def advance(self) -> dict[str, Any]:
+        """Train until the next report and return it as Ray Tune takes it.
+
+        Whatever training raises ends this trial, not the worker and not the sweep: the reason is recorded
+        and returned.
+        """
+        try:
+            if self._reports is None:
+                self._start()
+            assert self._reports is not None
+            return self._reported(next(self._reports))
+        except StopIteration:
+            return self._failed("training ended without a finished report")
+        except Exception as error:
+            return self._failed(_reason(error), traceback.format_exc())
+
+    def _start(self) -> None:
+        os.chdir(self._job.workdir)
+        config = TrialConfig.from_dict(self._job.config)
+        self._training = self._engine.build(config, self._job.device)
+        self._checkpoint = self._engine.newest(self._checkpoints)
+        if self._checkpoint is not None:
+            self._engine.load(self._checkpoint, self._training)
+        self._reports = iter(self._training)
+        if self._checkpoint is not None:
+            self._count(edits(self._folder, until_step=self._training.step))
+        name = None if self._checkpoint is None else self._checkpoint.name
+        self._writer.write("started", {"continues": name, "pid": os.getpid(), "host": os.uname().nodename})
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self._folder / "checkpoints"
+
+    def _reported(self, report: Any) -> dict[str, Any]:
+        values = report.to_dict()
+        self._count(values["edits"])
+        self._writer.write("report", values)
+        if report.finished or time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+            self._save()
+        return {
+            "metrics": dict(report.metrics),
+            "step": report.step,
+            "epoch": float(report.epoch),
+            "finished": bool(report.finished),
+            "done": bool(report.finished),
+            "num_grown": self._counts["grow"],
+            "num_pruned": self._counts["prune"],
+            "checkpoint": None if self._checkpoint is None else str(self._checkpoint),
+        }
+
+    def _count(self, records: list[dict[str, Any]]) -> None:
+        for record in records:
+            self._counts[str(record["kind"])] += 1
+
+    def _save(self) -> None:
+        self._checkpoint = self._engine.save(self._checkpoints, self._training)
+        self._saved_at = time.monotonic()
+        for old in sorted(self._checkpoints.iterdir(), key=lambda p: p.stat().st_mtime)[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+    def _failed(self, reason: str, trace: str = "") -> dict[str, Any]:
+        self._writer.write("failed", {"reason": reason, "traceback": trace})
+        self._training = self._reports = None
+        return {"failed": reason, "done": True}
+
+
+def _reason(error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if type(error).__name__ == "TrialFailed":
+        return first_line
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+class SweepTrial(tune.Trainable):
+    """Ray Tune's handle on a TrialRun; one actor runs trial after trial."""
+
+    engine: Engine = Growcore()
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the first job."""
+        self._run = TrialRun(Job(**config["job"]), self.engine)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next job in the same process."""
+        self._run = TrialRun(Job(**new_config["job"]), self.engine)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train until the next report."""
+        return self._run.advance()
