@@ -1,0 +1,103 @@
+"""What a model costs as it is now: parameters, non-zero parameters, FLOPs of a forward and a training step.
+
+A multiply-add counts 2. Counted are convolutions and linear layers (subclasses included); biases,
+normalisations and nonlinearities are left out, as `torch.utils.flop_counter` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Layer = nn.Linear | nn.Conv2d
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Counts of a whole model; FLOPs are those of one sample."""
+
+    parameters: int
+    nonzero_parameters: int
+    forward_flops: int  # dense: what a forward pass executes
+    sparse_forward_flops: int  # the same with non-zero weights only
+    training_flops: int  # dense: a forward and a backward pass
+    sparse_training_flops: int
+
+
+def measure(model: nn.Module, image_shape: Sequence[int]) -> Cost:
+    """Cost of a model for one sample of shape `image_shape` (C, H, W), found by running it once.
+
+    The model is left in the mode it was in; nothing that training counts is touched.
+    """
+    layers = _layer_calls(model, image_shape)
+    dense = [2 * layer.weight.numel() * calls for layer, calls in layers]
+    sparse = [2 * nonzero_weights(layer) * calls for layer, calls in layers]
+    return Cost(
+        parameters=sum(p.numel() for p in model.parameters()),
+        nonzero_parameters=nonzero_parameters(model),
+        forward_flops=sum(dense),
+        sparse_forward_flops=sum(sparse),
+        # A backward pass costs two forwards, except that nobody asks for the gradient of the images.
+        training_flops=3 * sum(dense) - sum(dense[:1]),
+        sparse_training_flops=3 * sum(sparse) - sum(sparse[:1]),
+    )
+
+
+def forward_flops_by_weight(model: nn.Module, image_shape: Sequence[int]) -> dict[int, int]:
+    """Dense forward FLOPs of one sample for each layer, keyed by `id(layer.weight)`."""
+    flops: dict[int, int] = {}
+    for layer, calls in _layer_calls(model, image_shape):
+        key = id(layer.weight)
+        flops[key] = flops.get(key, 0) + 2 * layer.weight.numel() * calls
+    return flops
+
+
+def nonzero_parameters(model: nn.Module) -> int:
+    """Number of parameters that differ from 0; a pruned connection is one that does not."""
+    return sum(int(torch.count_nonzero(p)) for p in model.parameters())
+
+
+def nonzero_weights(layer: Layer) -> int:
+    """Number of weights of a layer that differ from 0."""
+    return int(torch.count_nonzero(layer.weight))
+
+
+def executed_flops(function: Callable[[], Result]) -> tuple[Result, int]:
+    """Result of a call and the dense FLOPs that its matrix products and convolutions executed."""
+    with FlopCounterMode(display=False) as counter:
+        result = function()
+    return result, counter.get_total_flops()
+
+
+def _layer_calls(model: nn.Module, image_shape: Sequence[int]) -> list[tuple[Layer, int]]:
+    """Each linear or convolution layer in call order, with the output positions of one sample."""
+    calls: list[tuple[Layer, int]] = []
+
+    def record(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        positions = output[0].numel() // output.shape[-1 if isinstance(layer, nn.Linear) else 1]
+        calls.append((layer, positions))
+
+    handles = [
+        layer.register_forward_hook(record)
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    parameter = next(model.parameters())
+    x_NCHW = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
+    was_training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(x_NCHW)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return calls

@@ -1,0 +1,54 @@
+"""What a training says: plain values, one report per evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class TrialFailed(RuntimeError):
+    """A training that cannot go on, for a reason that belongs to its configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerState:
+    """Size of an edited layer and of its model at one moment."""
+
+    width: int  # neurons of the layer
+    parameters: int  # of the whole model
+    nonzero_parameters: int
+    forward_flops: int  # of the whole model, one sample, dense
+
+
+@dataclass(frozen=True, slots=True)
+class EditRecord:
+    """One edit, or one that was considered and left, as the edit log shows it."""
+
+    step: int  # optimizer steps before it
+    epoch: int  # epochs before it
+    layer: str
+    kind: str  # grow, prune, or skip: proposed, and left because nothing lowered the loss
+    number: int  # neurons gained, or connections that became zero
+    reason: str
+    predicted_decrease: float | None = None  # of the mean loss, first order, at the scaling factor applied
+    realised_decrease: float | None = None  # of the mean loss on the line search's batches, all edits together
+    scaling_factor: float | None = None
+    counts: dict[str, float] = field(default_factory=dict)  # of a pruning: kept, reinitialised, ...
+    before: LayerState | None = None
+    after: LayerState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """State of a training at one evaluation."""
+
+    step: int  # optimizer steps so far
+    epoch: int  # epochs so far
+    metrics: dict[str, float]
+    edits: list[EditRecord]  # since the last report
+    finished: bool  # the last report of the training; it alone carries test/* metrics
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,78 @@
+import pytest
+
+from growcore.config import DataConfig, GrowthConfig, PruningConfig, TrialConfig, trial_keys
+
+MINIMAL = {"data": {"name": "digits"}, "model": {"name": "conv", "widths": [4, 8]}}
+
+
+def changed(key: str, value: object) -> dict:
+    group, _, name = key.partition(".")
+    return {**MINIMAL, group: {**MINIMAL.get(group, {}), name: value}}
+
+
+def test_a_configuration_reads_back_what_it_wrote():
+    config = TrialConfig.from_dict(changed("pruning.k2", 0.9))
+    assert TrialConfig.from_dict(config.to_dict()) == config
+
+
+def test_every_trial_key_can_be_set_through_plain_values():
+    values = TrialConfig.from_dict(MINIMAL).to_dict()
+    for key in trial_keys():
+        group, _, name = key.partition(".")
+        assert name == "" or name in values[group]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.name", "digts", r"data.name='digts'. Did you mean 'digits'\?"),
+        ("model.name", "resnt", r"Unknown model.name='resnt'"),
+        ("model.widths", [], r"model.widths needs at least one hidden layer"),
+        ("model.widths", [8, 0], r"got model.widths=\[8, 0\]"),
+        ("model.kernel_size", 4, r"model.kernel_size must be odd"),
+        ("model.activation", "rleu", r"model.activation='rleu' is not one of relu.*Did you mean 'relu'"),
+        ("model.width", [4], r"Unknown key 'model.width'. Did you mean 'widths'\?"),
+        ("growth.num_neurons", 0, r"growth.num_neurons must be at least 1; got growth.num_neurons=0"),
+        ("growth.statistical_threshold", 2.0, r"at most 1, while growth.relative_thresholds is on"),
+        ("growth.numerical_threshold", float("nan"), r"must be finite"),
+        ("pruning.k1", 0.9, r"got k1=0.9, k2=0.7. To restart none, set pruning.k2=0.9"),
+        ("pruning.k2", 1.5, r"fractions in \[0, 1\].*k2=1.5"),
+        ("pruning.activity_threshold", 0.4, r"pruning.activity_threshold must lie in \[0.5, 1\)"),
+        ("optimizer.lr", 0.0, r"optimizer.lr must be positive; got optimizer.lr=0.0"),
+        ("optimizer.lr", "fast", r"optimizer.lr must be of type float; got 'fast'"),
+        ("training.num_epochs", 2.5, r"training.num_epochs must be of type int; got 2.5"),
+        ("training.batch_size", True, r"training.batch_size must be of type int; got True"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_key_and_a_way_out(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrialConfig.from_dict(changed(key, value))
+
+
+def test_a_missing_key_without_default_says_how_to_set_it():
+    with pytest.raises(ValueError, match=r"Missing key 'data.name'.*Set data.name=VALUE"):
+        TrialConfig.from_dict({**MINIMAL, "data": {}})
+
+
+def test_ends_may_not_lie_before_starts():
+    with pytest.raises(ValueError, match=r"growth.end_epoch must not lie before growth.start_epoch=3"):
+        GrowthConfig(start_epoch=3, end_epoch=2)
+    with pytest.raises(ValueError, match=r"pruning.end_epoch must not lie before pruning.start_epoch=3"):
+        PruningConfig(start_epoch=3, end_epoch=2)
+
+
+def test_a_network_may_not_start_wider_than_it_may_grow():
+    values = changed("growth.method", "tiny")
+    values["growth"]["max_width"] = 6
+    with pytest.raises(ValueError, match=r"growth.max_width=6, model.widths=\[4, 8\]"):
+        TrialConfig.from_dict(values)
+
+
+def test_names_of_ones_own_are_left_to_the_modules_that_bring_them():
+    assert TrialConfig.from_dict({**changed("data.name", "mine"), "imports": ["my.data"]}).data.name == "mine"
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
+def test_validation_needs_a_proper_fraction(fraction):
+    with pytest.raises(ValueError, match=r"data.val_fraction must lie in \(0, 1\)"):
+        DataConfig(name="digits", val_fraction=fraction)
