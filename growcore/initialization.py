@@ -218,20 +218,47 @@ def initialize(
     Raises:
         ValueError: as `weight_std`; the layer is then unchanged.
     """
-    fan_in, fan_out = layer_fans(layer)
-    std = weight_std(fan_in, scheme, activation, gain, fan_out=fan_out)
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
     with torch.no_grad():
-        if scheme == "orthogonal":
-            # Entries of orthonormal rows of length m have standard deviation 1 / sqrt(m).
-            longest = max(layer.weight.shape[0], fan_in)
-            nn.init.orthogonal_(layer.weight, std * math.sqrt(longest), generator=generator)
-        elif scheme.endswith("uniform"):
-            bound = math.sqrt(3) * std
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-        else:
-            nn.init.normal_(layer.weight, 0.0, std, generator=generator)
+        draw_weights(layer.weight, scheme, activation, gain, groups=groups, generator=generator)
         if layer.bias is not None:
             _draw_bias(layer.bias, scheme, activation, generator)
+
+
+@torch.no_grad()
+def draw_weights(
+    weight: Tensor,
+    scheme: str,
+    activation: Activation,
+    gain: float = 1.0,
+    *,
+    groups: int = 1,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Draw a weight tensor in place; the part of `initialize` that a layer restarting connections needs.
+
+    Args:
+        weight: O x I of a linear layer or O x I/groups x K x L of a convolution.
+        scheme: one of SCHEMES.
+        activation: what the layer's input has passed through.
+        gain: factor on the standard deviation.
+        groups: of a convolution.
+        generator: source of randomness; None: torch's global one.
+
+    Raises:
+        ValueError: as `weight_std`; the weight is then unchanged.
+    """
+    fan_in, fan_out = weight[0].numel(), weight[:, 0].numel() // groups
+    std = weight_std(fan_in, scheme, activation, gain, fan_out=fan_out)
+    if scheme == "orthogonal":
+        # Entries of orthonormal rows of length m have standard deviation 1 / sqrt(m).
+        longest = max(weight.shape[0], fan_in)
+        nn.init.orthogonal_(weight, std * math.sqrt(longest), generator=generator)
+    elif scheme.endswith("uniform"):
+        bound = math.sqrt(3) * std
+        nn.init.uniform_(weight, -bound, bound, generator=generator)
+    else:
+        nn.init.normal_(weight, 0.0, std, generator=generator)
 
 
 def layer_fans(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
