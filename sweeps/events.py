@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+FORMAT = 1  # of the run folder
 GIVEN = "trial.json"
 OUTCOME = "outcome.json"
 

@@ -8,7 +8,6 @@ else loses nothing. A trial whose folder already holds a checkpoint continues fr
 from __future__ import annotations
 
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Iterator
@@ -19,10 +18,9 @@ from typing import Any, Protocol
 from ray import tune
 
 from growcore.config import TrialConfig
-from sweeps.events import EventWriter, edits
+from sweeps.events import EventWriter, edits, reports
 
 CHECKPOINT_SECONDS = 10.0  # training that may be lost when a worker dies
-KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +51,8 @@ class Engine(Protocol):
     def newest(self, folder: Path) -> Path | None:
         """The newest checkpoint that is complete."""
 
-    def load(self, path: Path, training: Any) -> None:
-        """Continue `training` from a checkpoint."""
+    def load(self, path: Path, training: Any, device: str) -> int:
+        """Continue `training` from a checkpoint; returns the step it had reached."""
 
 
 class Growcore:
@@ -78,11 +76,12 @@ class Growcore:
 
         return checkpoint.newest(folder)
 
-    def load(self, path: Path, training: Any) -> None:
+    def load(self, path: Path, training: Any, device: str) -> int:
         """See `growcore.checkpoint.load`."""
         from growcore import checkpoint
 
-        checkpoint.load(path, training)
+        checkpoint.load(path, training, device)
+        return int(checkpoint.read_manifest(path)["step"])
 
 
 class TrialRun:
@@ -95,8 +94,10 @@ class TrialRun:
         self._writer = EventWriter(self._folder)
         self._training: Any = None
         self._reports: Iterator[Any] | None = None
-        self._counts = {"grow": 0, "prune": 0}
+        self._counts = {"grow": 0, "prune": 0, "skip": 0}
         self._saved_at = time.monotonic()
+        self._finished: dict[str, Any] | None = None  # the last report, where an earlier attempt made it
+        self._unsaved = False  # whether a report came after the newest checkpoint
         self._checkpoint: Path | None = None
 
     def advance(self) -> dict[str, Any]:
@@ -108,6 +109,8 @@ class TrialRun:
         try:
             if self._reports is None:
                 self._start()
+            if self._finished is not None:
+                return self._result(self._finished)
             assert self._reports is not None
             return self._reported(next(self._reports))
         except StopIteration:
@@ -115,16 +118,23 @@ class TrialRun:
         except Exception as error:
             return self._failed(_reason(error), traceback.format_exc())
 
+    def close(self) -> None:
+        """Keep what an unfinished trial has reached, for whoever continues it."""
+        if self._unsaved and self._training is not None:
+            self._save()
+
     def _start(self) -> None:
         os.chdir(self._job.workdir)
         config = TrialConfig.from_dict(self._job.config)
         self._training = self._engine.build(config, self._job.device)
         self._checkpoint = self._engine.newest(self._checkpoints)
         if self._checkpoint is not None:
-            self._engine.load(self._checkpoint, self._training)
+            step = self._engine.load(self._checkpoint, self._training, self._job.device)
+            self._count(edits(self._folder, until_step=step))
+            # The worker may have died between its last report and the driver's hearing of it.
+            last = reports(self._folder)[-1:]
+            self._finished = next((r for r in last if r["finished"] and r["step"] == step), None)
         self._reports = iter(self._training)
-        if self._checkpoint is not None:
-            self._count(edits(self._folder, until_step=self._training.step))
         name = None if self._checkpoint is None else self._checkpoint.name
         self._writer.write("started", {"continues": name, "pid": os.getpid(), "host": os.uname().nodename})
 
@@ -136,14 +146,18 @@ class TrialRun:
         values = report.to_dict()
         self._count(values["edits"])
         self._writer.write("report", values)
+        self._unsaved = True
         if report.finished or time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
             self._save()
+        return self._result(values)
+
+    def _result(self, report: dict[str, Any]) -> dict[str, Any]:
         return {
-            "metrics": dict(report.metrics),
-            "step": report.step,
-            "epoch": float(report.epoch),
-            "finished": bool(report.finished),
-            "done": bool(report.finished),
+            "metrics": report["metrics"],
+            "step": report["step"],
+            "epoch": float(report["epoch"]),
+            "finished": report["finished"],
+            "done": report["finished"],
             "num_grown": self._counts["grow"],
             "num_pruned": self._counts["prune"],
             "checkpoint": None if self._checkpoint is None else str(self._checkpoint),
@@ -156,8 +170,7 @@ class TrialRun:
     def _save(self) -> None:
         self._checkpoint = self._engine.save(self._checkpoints, self._training)
         self._saved_at = time.monotonic()
-        for old in sorted(self._checkpoints.iterdir(), key=lambda p: p.stat().st_mtime)[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        self._unsaved = False
 
     def _failed(self, reason: str, trace: str = "") -> dict[str, Any]:
         self._writer.write("failed", {"reason": reason, "traceback": trace})
@@ -189,3 +202,7 @@ class SweepTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train until the next report."""
         return self._run.advance()
+
+    def cleanup(self) -> None:
+        """The worker ends, perhaps in the middle of a trial."""
+        self._run.close()

@@ -1,0 +1,141 @@
+"""The best configuration of a sweep as a file that runs again.
+
+A best file holds a whole trial and, under `recorded`, where it came from and what it reached there. Trials
+are ranked by their validation metric; test metrics are shown, never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from growcore.config import TrialConfig
+from sweeps.config import ConfigError
+from sweeps.search import Study, TrialRow, TrialState
+
+_COMPARED = (
+    "val/accuracy",
+    "val/loss",
+    "test/accuracy",
+    "test/loss",
+    "model/parameters",
+    "model/nonzero_parameters",
+    "cost/train_flops",
+)
+
+
+def pick(study: Study, number: int | None = None) -> TrialRow:
+    """The best complete trial, or the one of this number.
+
+    Raises:
+        ConfigError: no trial is complete, or there is no such complete trial.
+    """
+    if number is None:
+        ranked = study.rank()
+        if not ranked:
+            raise ConfigError(
+                f"No trial of {study.name} is complete, so none is best. See: sweeps show {study.name}"
+            )
+        return ranked[0]
+    try:
+        row = study.row(number)
+    except KeyError as error:
+        raise ConfigError(str(error.args[0])) from None
+    if row.state is not TrialState.complete:
+        raise ConfigError(
+            f"Trial {number} of {study.name} is {row.state}, not complete: it has no final result."
+        )
+    return row
+
+
+def document(study: Study, row: TrialRow) -> dict[str, Any]:
+    """The contents of a best file."""
+    return {
+        **row.config,
+        "recorded": {
+            "sweep": study.name,
+            "trial": row.number,
+            "metric": study.metric,
+            "value": row.value,
+            "overrides": row.overrides,
+            "metrics": {key: row.outcome.metrics[key] for key in _COMPARED if key in row.outcome.metrics},
+        },
+    }
+
+
+def export(study: Study, row: TrialRow, path: Path) -> Path:
+    """Write a trial's best file; it runs by `sweeps train best=PATH`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = f"# Trial {row.number} of the sweep {study.name}. Run it again: sweeps train best={path}\n"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(header + yaml.safe_dump(document(study, row), sort_keys=False))
+    return temporary.replace(path)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """One metric of a retraining beside the one that was recorded."""
+
+    metric: str
+    now: float
+    recorded: float | None
+
+
+def retrain(
+    config: TrialConfig,
+    recorded: dict[str, Any] | None,
+    *,
+    device: str = "cpu",
+    checkpoints: Path | None = None,
+    on_report: Callable[[Any], None] = lambda report: None,
+) -> list[Compared]:
+    """Train one configuration in this process and compare it with what its file recorded.
+
+    Args:
+        config: what to train.
+        recorded: the `recorded` part of a best file, or None.
+        device: a torch device.
+        checkpoints: folder for the final checkpoint; None: it is not kept.
+        on_report: hears each report.
+
+    Raises:
+        growcore.training.TrialFailed: the loss is no longer finite.
+    """
+    from growcore import checkpoint
+    from growcore.training import Training
+
+    training = Training(config, device)
+    report = None
+    for report in training:
+        on_report(report)
+    assert report is not None, "a training has at least one epoch"
+    if checkpoints is not None:
+        checkpoint.save(checkpoints, training)
+    return compare(report.metrics, recorded)
+
+
+def compare(metrics: dict[str, float], recorded: dict[str, Any] | None) -> list[Compared]:
+    """The metrics people ask for, new beside recorded."""
+    before = (recorded or {}).get("metrics", {})
+    return [
+        Compared(metric=key, now=metrics[key], recorded=before.get(key))
+        for key in _COMPARED
+        if key in metrics
+    ]
+
+
+def comparison_lines(compared: list[Compared]) -> list[str]:
+    """`compare` as a table for people."""
+    from sweeps.leaderboard import columns
+
+    rows = [["", "now", "recorded", "difference"]]
+    for c in compared:
+        difference = "-" if c.recorded is None else f"{c.now - c.recorded:+.6g}"
+        rows.append(
+            [c.metric, f"{c.now:.6g}", "-" if c.recorded is None else f"{c.recorded:.6g}", difference]
+        )
+    return columns(rows, left={0})

@@ -1,0 +1,166 @@
+"""Trials side by side: the table that ends a sweep and that `sweeps show` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweeps.search import Study, TrialRow, TrialState
+
+_LABELS = {"val/accuracy": "val acc", "val/loss": "val loss", "train/loss": "train loss"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One line of the leaderboard; None where a trial has no such value."""
+
+    number: int
+    state: str
+    value: float | None  # the objective
+    test_accuracy: float | None
+    num_parameters: int | None
+    num_nonzero: int | None
+    train_flops: float | None
+    num_grown: int  # edits
+    num_pruned: int
+    epoch: float
+    chosen: str
+    reason: str | None
+
+    @property
+    def edits(self) -> str:
+        """Edits that grew and edits that pruned: `6+ 4-`."""
+        return f"{self.num_grown}+ {self.num_pruned}-"
+
+
+def entries(study: Study) -> list[Entry]:
+    """Complete trials best first, then those stopped early, those that run, those that failed."""
+    by_state = {state: [r for r in study.rows() if r.state is state] for state in TrialState}
+    ordered = study.rank() + [
+        row
+        for state in (TrialState.stopped, TrialState.running, TrialState.failed)
+        for row in by_state[state]
+    ]
+    return [entry(row) for row in ordered]
+
+
+def entry(row: TrialRow) -> Entry:
+    """One trial's line."""
+    metrics = row.outcome.metrics
+    return Entry(
+        number=row.number,
+        state=row.state.value,
+        value=row.value,
+        test_accuracy=metrics.get("test/accuracy"),
+        num_parameters=_int(metrics.get("model/parameters")),
+        num_nonzero=_int(metrics.get("model/nonzero_parameters")),
+        train_flops=metrics.get("cost/train_flops"),
+        num_grown=row.outcome.num_grown,
+        num_pruned=row.outcome.num_pruned,
+        epoch=row.outcome.epoch,
+        chosen=chosen(row.params),
+        reason=row.reason,
+    )
+
+
+def table(study: Study, limit: int | None = None, width: int | None = None) -> list[str]:
+    """The leaderboard as lines of text.
+
+    Args:
+        study: whose trials.
+        limit: at most so many trials; None: all.
+        width: characters a line may have; None: any number.
+    """
+    listed = entries(study)
+    shown = listed if limit is None else listed[:limit]
+    heads = ["#", label(study.metric), "test acc", "params", "non-zero", "train GFLOP", "edits"]
+    heads.append("what was chosen")
+    rows = [_cells(e) for e in shown]
+    lines = columns([heads, *rows], left={7})
+    if len(shown) < len(listed):
+        lines.append(f"  ... and {len(listed) - len(shown)} more: sweeps show {study.name}")
+    return [line if width is None else _cut(line, width) for line in lines]
+
+
+def _cells(e: Entry) -> list[str]:
+    remark = {
+        "stopped": f"stopped at epoch {e.epoch:g}: ",
+        "failed": f"failed: {e.reason}; ",
+        "running": "running: ",
+    }
+    return [
+        str(e.number),
+        _float(e.value),
+        _float(e.test_accuracy),
+        _count(e.num_parameters),
+        _count(e.num_nonzero),
+        "-" if e.train_flops is None else f"{e.train_flops / 1e9:.3g}",
+        e.edits,
+        remark.get(e.state, "") + e.chosen,
+    ]
+
+
+def columns(rows: Sequence[Sequence[str]], left: set[int] = frozenset()) -> list[str]:  # type: ignore[assignment]
+    """Align cells in columns, to the right except for those numbered in `left`."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def counts(study: Study) -> str:
+    """`64 trials: 41 complete, 22 stopped early, 1 failed`."""
+    num = study.summary().num_trials
+    names = {"complete": "complete", "stopped": "stopped early", "failed": "failed", "running": "running"}
+    parts = [
+        f"{num[TrialState(s)]} {name}" for s, name in names.items() if num[TrialState(s)] or s == "complete"
+    ]
+    total = sum(num.values())
+    return f"{total} trial{'s' if total != 1 else ''}: {', '.join(parts)}"
+
+
+def label(metric: str) -> str:
+    """A metric's name in a table's head."""
+    return _LABELS.get(metric, metric)
+
+
+def chosen(params: Mapping[str, Any]) -> str:
+    """Parameters in few words: `tiny, k1 0.31, lr 0.012`."""
+    words = []
+    for key, value in params.items():
+        if isinstance(value, str):
+            words.append(value)
+        else:
+            shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+            words.append(f"{key.rsplit('.', 1)[-1]} {shown}")
+    return ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `48 s`, `18 min`, `2 h 05 min`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _float(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _int(value: float | None) -> int | None:
+    return None if value is None else int(value)

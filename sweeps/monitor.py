@@ -1,0 +1,79 @@
+"""What the driver does as trials come and go: show them, note how they ended, stop when asked to."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sweeps import events
+from sweeps.progress import Progress
+from sweeps.search import Assignment, TrialRow
+
+
+class Monitor:
+    """Passes what happens on to the terminal and to the run folder."""
+
+    def __init__(self, shown: Progress, folder: Path) -> None:
+        self._shown = shown
+        self._folder = folder
+        self._adopted: set[int] = set()
+
+    def adopt(self, numbers: list[int]) -> None:
+        """Trials that an earlier driver left running will be handed out again."""
+        self._adopted = set(numbers)
+
+    def started(self, assignment: Assignment) -> None:
+        """A trial was handed out."""
+        self._shown.started(assignment.number, assignment.params, assignment.number in self._adopted)
+
+    def reported(self, number: int, result: Mapping[str, Any]) -> None:
+        """A trial reported."""
+        self._shown.reported(number, result)
+
+    def retried(self, number: int) -> None:
+        """A worker died; its trial continues on another."""
+        self._shown.say(f"#{number:<3d} lost its worker and continues from its checkpoint")
+
+    def ended(self, row: TrialRow) -> None:
+        """A trial ended: the study knows, now the run folder does, for the records."""
+        outcome = {"state": row.state.value, "reason": row.reason, "value": row.value}
+        path = self._folder / str(row.number) / events.OUTCOME
+        events.write_json(path, {**outcome, **row.outcome.to_dict()})
+        self._shown.ended(row)
+
+
+class Stop:
+    """Whether the sweep was asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@contextmanager
+def stop_on_signal(shown: Progress) -> Iterator[Stop]:
+    """While the block runs, the first Ctrl-C or SIGTERM asks for a clean stop; the second ends at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        stop.asked = True
+        shown.say("stopping: running trials write a checkpoint first; Ctrl-C again stops at once")
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        stop.asked = True
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

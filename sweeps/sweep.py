@@ -1,0 +1,285 @@
+"""A sweep from plan to result: one Tuner from space, search, scheduler and resources.
+
+Optuna's study owns the trials, so starting and resuming are the same: a new Tuner every time, whose searcher
+hands out what an earlier driver left running and then asks until the study holds the budget.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweeps import best, events, records
+from sweeps.cluster import connected, num_slots
+from sweeps.config import ConfigError, SweepConfig
+from sweeps.events import FORMAT
+from sweeps.monitor import Monitor, Stop, stop_on_signal
+from sweeps.progress import progress
+from sweeps.search import Study, TrialState, study_url
+from sweeps.space import SearchSpace
+
+_PLAN = "plan.yaml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How a sweep, or this run of it, ended."""
+
+    study: Study
+    folder: Path
+    best: Path | None  # the best file; None where no trial is complete
+    interrupted: bool  # trials of the budget are still to run
+    seconds: float  # wall seconds of this run
+    num_slots: int
+    busy: float  # fraction of slot time spent on trials of this run
+    complaint: str | None  # why records are missing in MLflow
+
+
+def new_name(config: SweepConfig) -> str:
+    """`sweep.name`, or the space and four hex digits: grow-prune-7f3a."""
+    if config.sweep.name is not None:
+        return config.sweep.name
+    return f"{config.space_name.replace('_', '-')}-{secrets.token_hex(2)}"
+
+
+def launch(config: SweepConfig, name: str, command: list[str], trainable: type[Any] | None = None) -> Result:
+    """Run a new sweep to its end.
+
+    Args:
+        config: the whole request.
+        name: of the sweep, also its folder under `storage.root`.
+        command: the words the user typed, for the records.
+        trainable: a Tune Trainable class in place of `sweeps.trial.SweepTrial`.
+
+    Raises:
+        ConfigError: the request cannot be met; nothing was started.
+    """
+    folder = Path(config.storage.root).absolute() / name
+    if folder.exists():
+        raise ConfigError(
+            f"sweep.name={name}: {folder} exists already. Continue that sweep with `sweeps resume {name}`, "
+            f"or choose another name: sweep.name=NAME."
+        )
+    plan = {
+        "format": FORMAT,
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(command),
+        "commit": git_commit(),
+        "workdir": str(Path.cwd()),
+        "config": config.to_dict(),
+    }
+    return _Run(config, folder, plan, trainable).start(is_new=True)
+
+
+def resume(root: Path, name: str, trainable: type[Any] | None = None) -> Result:
+    """Run what is left of a sweep: trials that were running continue, then the rest of the budget.
+
+    Raises:
+        ConfigError: there is no such sweep under `root`, or its request cannot be met now.
+    """
+    plan = read_plan(root, name)
+    config = SweepConfig.from_dict(plan["config"])
+    config.storage.root = str(root.absolute())
+    return _Run(config, root.absolute() / name, plan, trainable).start(is_new=False)
+
+
+def read_plan(root: Path, name: str) -> dict[str, Any]:
+    """What a sweep was launched with; ConfigError where there is no such sweep."""
+    path = root / name / _PLAN
+    if not path.is_file():
+        known = ", ".join(sorted(p.parent.name for p in root.glob(f"*/{_PLAN}"))) or "none yet"
+        raise ConfigError(f"No sweep '{name}' under {root}. Known sweeps: {known}.")
+    plan: dict[str, Any] = yaml.safe_load(path.read_text())
+    if plan.get("format") != FORMAT:
+        raise ConfigError(f"{path} has format {plan.get('format')}; this version reads format {FORMAT}.")
+    return plan
+
+
+def open_study(root: Path, name: str) -> Study:
+    """A sweep's study, to read it; ConfigError where there is none."""
+    if not (root / "optuna.db").is_file():
+        raise ConfigError(f"No sweeps under {root}. Start one with `sweeps launch`, or name the folder.")
+    try:
+        return Study.load(study_url(root), name)
+    except KeyError as error:
+        raise ConfigError(str(error.args[0])) from None
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, `-dirty` where files differ; None outside git."""
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None
+
+
+class _Run:
+    """One driver's run of a sweep."""
+
+    def __init__(
+        self, config: SweepConfig, folder: Path, plan: dict[str, Any], trainable: type[Any] | None
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._plan = plan
+        self._trainable = trainable
+        self._root = folder.parent
+        self._space = SearchSpace.of(config)
+
+    def start(self, *, is_new: bool) -> Result:
+        self._root.mkdir(parents=True, exist_ok=True)
+        uri = self._config.tracking.uri or records.default_uri(self._root)
+        with ThreadPoolExecutor(1) as pool:
+            # MLflow's import and Ray's start take seconds each: side by side.
+            opening = pool.submit(records.open_tracking, uri, self._config.tracking.experiment, self._root)
+            with connected(self._config.cluster):
+                tracking = opening.result()
+                full = self._probe()
+                study = self._create() if is_new else self._load()
+                with records.Projector(tracking, self._folder, self._plan) as projector:
+                    result = self._run(study, full)
+        return replace(result, complaint=projector.complaint)
+
+    def _create(self) -> Study:
+        search = self._config.search
+        try:
+            study = Study.create(
+                study_url(self._root),
+                self._folder.name,
+                sampler=search.sampler,
+                seed=search.seed,
+                num_startup_trials=search.num_startup_trials,
+                metric=search.metric,
+                direction=search.direction,
+                budget=self._config.sweep.num_trials,
+            )
+        except FileExistsError as error:
+            raise ConfigError(str(error)) from None
+        self._folder.mkdir()
+        (self._folder / _PLAN).write_text(yaml.safe_dump(self._plan, sort_keys=False))
+        return study
+
+    def _load(self) -> Study:
+        search = self._config.search
+        (self._folder / events.OUTCOME).unlink(missing_ok=True)
+        try:
+            return Study.load(
+                study_url(self._root),
+                self._folder.name,
+                sampler=search.sampler,
+                seed=search.seed,
+                num_startup_trials=search.num_startup_trials,
+            )
+        except KeyError as error:
+            raise ConfigError(str(error.args[0])) from None
+
+    def _probe(self) -> float:
+        """Fidelity of a whole trial of the base configuration, found on a worker.
+
+        Building it there finds a missing data set before anything is started.
+        """
+        if self._trainable is not None:
+            return float(self._config.trial.training.num_epochs)
+        import ray
+
+        cluster = self._config.cluster
+        task = ray.remote(num_cpus=cluster.cpus_per_trial, num_gpus=cluster.gpus_per_trial)(probe)
+        try:
+            full: float = ray.get(
+                task.remote(
+                    self._config.trial.to_dict(), self._plan["workdir"], self._config.scheduler.fidelity
+                )
+            )
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ValueError | FileNotFoundError):
+                raise ConfigError(str(error.cause)) from None
+            raise
+        return full
+
+    def _run(self, study: Study, full: float) -> Result:
+        goal = self._config.sweep.num_trials
+        done = [row for row in study.rows() if row.state is not TrialState.running]
+        shown = progress(goal, len(done), study.metric, study.maximize)
+        monitor = Monitor(shown, self._folder)
+        began = time.monotonic()
+        try:
+            with stop_on_signal(shown) as stop:
+                self._fit(study, full, monitor, stop)
+        finally:
+            shown.close()
+        seconds = time.monotonic() - began
+        slots = num_slots(self._config.cluster)
+        ended = {row.number for row in done}
+        worked = sum(row.seconds for row in study.rows() if row.number not in ended)
+        interrupted = study.num_asked() < goal or any(r.state is TrialState.running for r in study.rows())
+        return Result(
+            study=study,
+            folder=self._folder,
+            best=self._finish(study, interrupted),
+            interrupted=interrupted,
+            seconds=seconds,
+            num_slots=slots,
+            busy=min(1.0, worked / max(1e-9, seconds * slots)),
+            complaint=None,
+        )
+
+    def _finish(self, study: Study, interrupted: bool) -> Path | None:
+        shutil.rmtree(self._folder / ".tune", ignore_errors=True)
+        ranked = study.rank()
+        path = best.export(study, ranked[0], self._folder / "best.yaml") if ranked else None
+        num = study.summary().num_trials
+        metrics = {f"trials/{state.value}": float(count) for state, count in num.items()}
+        if ranked:
+            metrics |= {f"best/{key}": value for key, value in ranked[0].outcome.metrics.items()}
+        status = "interrupted" if interrupted else "complete"
+        events.write_json(
+            self._folder / events.OUTCOME, {"status": status, "metrics": metrics, "time": time.time()}
+        )
+        return path
+
+    def _fit(self, study: Study, full: float, monitor: Monitor, stop: Stop) -> None:
+        from sweeps import tuner
+
+        tuner.fit(
+            tuner.Setting(config=self._config, folder=self._folder, workdir=self._plan["workdir"], full=full),
+            study,
+            self._space,
+            monitor,
+            stop,
+            self._trainable,
+        )
+
+
+def probe(config: dict[str, Any], workdir: str, fidelity: str) -> float:
+    """Build a training as a trial will; returns the epochs, or the train FLOPs, of a whole one."""
+    import os
+
+    from growcore import cost
+    from growcore.config import TrialConfig
+    from growcore.training import Training
+
+    os.chdir(workdir)
+    training = Training(TrialConfig.from_dict(config))
+    num_epochs = training.config.training.num_epochs
+    if fidelity == "epoch":
+        return float(num_epochs)
+    size = cost.measure(training.model, training.data.image_shape)
+    return float(size.training_flops) * len(training.data.train) * num_epochs
