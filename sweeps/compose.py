@@ -202,8 +202,11 @@ def _known_key(key: str) -> str:
         raise ConfigError(f"'{key}' is part of the space: edit it with --search KEY=... or --fix KEY=VALUE.")
     known = trial_keys() + sweep_keys()
     if key not in known:
-        close = suggest_name(key, [*known, *GROUPS, "best"])
-        hint = close if close.startswith("Did") else "The keys are listed by 'sweeps launch --dry-run'."
+        part = key.partition(".")[0]
+        siblings = [name for name in known if name.startswith(f"{part}.")]
+        hint = suggest_name(key, [*known, *GROUPS, "best"])
+        if not hint.startswith("Did"):
+            hint = suggest_name(key, siblings or [*GROUPS, "best"])
         raise ConfigError(f"Unknown key '{key}'. {hint}")
     return key
 

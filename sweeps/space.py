@@ -327,7 +327,11 @@ class SearchSpace:
         never = [c for c in dimension.conditions if self._never(c)]
         if never:
             return f"never: {never[0].key} is {self._shared_value(never[0].key)}"
-        open_ = [c for c in dimension.conditions if not self._always(c)]
+        part = dimension.key.partition(".")[0]
+        is_on = f"{part}.method != none"
+        chosen = any(c.operator == "==" and c.key in (part, f"{part}.method") for c in dimension.conditions)
+        # `growth == tiny` already says that the method is on.
+        open_ = [c for c in dimension.conditions if not self._always(c) and not (chosen and str(c) == is_on)]
         return " and ".join(map(str, open_))
 
     def _always(self, condition: Condition) -> bool:
