@@ -37,6 +37,18 @@ class Normalization(StrEnum):
     batch = "batch"
 
 
+class Initialization(StrEnum):
+    """Law of the initial weights, of restarted connections too."""
+
+    kaiming_uniform = "kaiming_uniform"
+    kaiming_normal = "kaiming_normal"
+    xavier_uniform = "xavier_uniform"
+    xavier_normal = "xavier_normal"
+    orthogonal = "orthogonal"
+    critical = "critical"
+    uniform = "uniform"
+
+
 class GrowthMethod(StrEnum):
     """How new neurons get their weights."""
 
@@ -131,6 +143,7 @@ class ModelConfig:
     normalization: Normalization = Normalization.none
     kernel_size: int = 3  # side of every convolution kernel, odd, in pixels
     downsample_every: int = 2  # every so many convolutions one has stride 2; 0: none
+    init: Initialization = Initialization.kaiming_uniform
     init_gain: float = 1.0  # factor on the standard deviation of the initial weights
 
     def __post_init__(self) -> None:
@@ -356,6 +369,7 @@ _PARTS: dict[str, type[Any]] = {
 _ENUMS: dict[str, type[StrEnum]] = {
     "model.activation": Activation,
     "model.normalization": Normalization,
+    "model.init": Initialization,
     "growth.method": GrowthMethod,
     "growth.where": GrowthWhere,
     "growth.normalization": UpdateNormalization,

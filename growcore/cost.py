@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 Layer = nn.Linear | nn.Conv2d
 Result = TypeVar("Result")
@@ -70,9 +71,27 @@ def nonzero_weights(layer: Layer) -> int:
 
 def executed_flops(function: Callable[[], Result]) -> tuple[Result, int]:
     """Result of a call and the dense FLOPs that its matrix products and convolutions executed."""
-    with FlopCounterMode(display=False) as counter:
+    with _FlopCounter() as counter:
         result = function()
-    return result, counter.get_total_flops()
+    return result, counter.flops
+
+
+class _FlopCounter(TorchDispatchMode):
+    """Counts by torch's own formulas; its FlopCounterMode cannot be open around `autograd.grad`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
+        return result
 
 
 def _layer_calls(model: nn.Module, image_shape: Sequence[int]) -> list[tuple[Layer, int]]:

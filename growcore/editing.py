@@ -1,0 +1,172 @@
+"""Edit events of a training: observe, decide, act, and write down what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from growcore import cost, models, policies, surgery
+from growcore.config import GrowthMethod, TrialConfig
+from growcore.data import DataSet, training_batches
+from growcore.growth import GrowthProposal
+from growcore.observation import (
+    Batch,
+    LineSearch,
+    line_search,
+    observe_growth,
+    observe_pruning,
+    scaling_factors,
+)
+from growcore.report import EditRecord, LayerState
+
+
+class Editor:
+    """Applies the growth and pruning that a configuration asks for, when they are due."""
+
+    def __init__(self, config: TrialConfig, data: DataSet, generator: torch.Generator) -> None:
+        self.config = config
+        self.data = data
+        self.generator = generator
+        self.num_growths = 0  # growth events so far
+
+    def edit(
+        self, model: nn.Module, optimizer: Optimizer, epoch: int, step: int
+    ) -> tuple[list[EditRecord], int]:
+        """Grow and prune before epoch `epoch` is trained, if the configuration says so.
+
+        Returns:
+            What was done, and the FLOPs that statistics and line search executed.
+        """
+        records: list[EditRecord] = []
+        flops = 0
+        moment = _Moment(model, self.data.image_shape, epoch, step)
+        progress = policies.Progress(epoch, self.num_growths)
+        if policies.pruning_is_due(self.config.pruning, epoch):
+            records += self._prune(model, optimizer, progress, moment)
+        if policies.growth_is_due(self.config.growth, epoch):
+            grown, flops = cost.executed_flops(lambda: self._grow(model, optimizer, progress, moment))
+            records += grown
+            self.num_growths += 1
+        return records, flops
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values; the generator belongs to the training."""
+        return {"num_growths": self.num_growths}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.num_growths = state["num_growths"]
+
+    def _prune(
+        self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment
+    ) -> list[EditRecord]:
+        observations = observe_pruning(model, self.generator)
+        edits = policies.decide_pruning(observations, self.config.pruning, progress)
+        return moment.apply(edits, optimizer, self.generator)
+
+    def _grow(
+        self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment
+    ) -> list[EditRecord]:
+        statistics, search = self._batches()
+        observations = observe_growth(
+            model, models.grow_pairs(model), statistics, self.config.growth, self.generator
+        )
+        edits = policies.decide_growth(observations, self.config.growth, progress)
+        if not edits:
+            return []
+        found = self._choose_scale(model, edits, search)
+        if not found.edits:
+            return [moment.skipped(edit, found) for edit in edits]
+        return moment.apply(found.edits, optimizer, self.generator, found)
+
+    def _choose_scale(
+        self, model: nn.Module, edits: Sequence[surgery.Edit], batches: Sequence[Batch]
+    ) -> LineSearch:
+        largest = self.config.growth.max_scaling_factor
+        if self.config.growth.method == GrowthMethod.tiny:
+            return line_search(model, edits, batches, scaling_factors(largest))
+        return line_search(model, edits, batches, [largest], may_refuse=False)
+
+    def _batches(self) -> tuple[list[Batch], list[Batch]]:
+        """Training batches for the statistics, and others for the line search."""
+        config = self.config
+        num_statistics = config.growth.statistics_batches
+        batches = []
+        for batch in training_batches(self.data, config.data, config.training.batch_size, self.generator):
+            batches.append(batch)
+            if len(batches) == num_statistics + config.growth.line_search_batches:
+                break
+        if len(batches) < 2:
+            raise ValueError(
+                f"growth needs at least two training batches, one for statistics and one for the line "
+                f"search; training.batch_size={config.training.batch_size} leaves {len(batches)} of "
+                f"{len(self.data.train)} images. Choose a smaller training.batch_size."
+            )
+        num_statistics = min(num_statistics, len(batches) - 1)
+        return batches[:num_statistics], batches[num_statistics:]
+
+
+class _Moment:
+    """Applies edits at one moment of a training and records them."""
+
+    def __init__(self, model: nn.Module, image_shape: tuple[int, int, int], epoch: int, step: int) -> None:
+        self.model = model
+        self.image_shape = image_shape
+        self.epoch = epoch
+        self.step = step
+
+    def apply(
+        self,
+        edits: Sequence[surgery.Edit],
+        optimizer: Optimizer,
+        generator: torch.Generator,
+        found: LineSearch | None = None,
+    ) -> list[EditRecord]:
+        before = {edit.layer: self._state(edit.layer) for edit in edits}
+        applied = surgery.apply(edits, self.model, optimizer, generator)
+        return [self._record(done, before[done.edit.layer], found) for done in applied]
+
+    def skipped(self, edit: surgery.Edit, found: LineSearch) -> EditRecord:
+        return EditRecord(
+            step=self.step,
+            epoch=self.epoch,
+            layer=edit.layer,
+            kind="skip",
+            number=0,
+            reason=f"{edit.reason}: left, as no scaling factor lowered the loss {found.loss_before:.4g}",
+            realised_decrease=0.0,
+            scaling_factor=0.0,
+        )
+
+    def _record(self, done: surgery.Applied, before: LayerState, found: LineSearch | None) -> EditRecord:
+        edit = done.edit
+        gamma = edit.proposal.gamma if isinstance(edit.proposal, GrowthProposal) else None
+        improvement = edit.measured.get("first_order_improvement")
+        return EditRecord(
+            step=self.step,
+            epoch=self.epoch,
+            layer=edit.layer,
+            kind=edit.kind.value,
+            number=done.number,
+            reason=edit.reason,
+            # Weights move by the squared factor, and so does what is predicted of them.
+            predicted_decrease=improvement * gamma**2 if improvement and gamma else None,
+            realised_decrease=found.decrease if found is not None else None,
+            scaling_factor=gamma,
+            counts=done.counts,
+            before=before,
+            after=self._state(edit.layer),
+        )
+
+    def _state(self, layer: str) -> LayerState:
+        size = cost.measure(self.model, self.image_shape)
+        return LayerState(
+            width=models.layer_width(self.model, layer),
+            parameters=size.parameters,
+            nonzero_parameters=size.nonzero_parameters,
+            forward_flops=size.forward_flops,
+        )

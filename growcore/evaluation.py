@@ -1,0 +1,88 @@
+"""Measuring a model on one part of its data set: loss, accuracy, and which neurons are dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from growcore.data import DataSet, Part, evaluation_batches
+from growcore.growth import GrowingModule
+from growcore.models import layer_name
+
+BATCH_SIZE = 1024  # images; evaluation keeps no activations for a backward pass
+
+
+def evaluate(model: nn.Module, data: DataSet, part: Part, prefix: str) -> dict[str, float]:
+    """`PREFIX/loss` and `PREFIX/accuracy` over a part, in eval mode.
+
+    Args:
+        model: gives logits, N x classes.
+        data: normalises the images.
+        part: what is measured on.
+        prefix: `val` or `test`.
+
+    Returns:
+        The two metrics; with prefix `val` also `val/accuracy/<class>` for each class that occurs and
+        `activity/dead_fraction/<layer>` for each hidden layer.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), _watch_activity(model) as active:
+        logits_NK = torch.cat([model(x) for x, _ in evaluation_batches(data, part, BATCH_SIZE)])
+    model.train(was_training)
+    correct_N = logits_NK.argmax(1) == part.y_N
+    metrics = {
+        f"{prefix}/loss": float(functional.cross_entropy(logits_NK.float(), part.y_N)),
+        f"{prefix}/accuracy": float(correct_N.float().mean()),
+    }
+    if prefix == "val":
+        metrics |= _accuracy_by_class(correct_N, part.y_N, data.class_names)
+        metrics |= {
+            f"activity/dead_fraction/{name}": 1 - float(alive.float().mean())
+            for name, alive in active.items()
+        }
+    return metrics
+
+
+def _accuracy_by_class(correct_N: Tensor, y_N: Tensor, names: tuple[str, ...]) -> dict[str, float]:
+    num_K = torch.bincount(y_N, minlength=len(names))
+    correct_K = torch.bincount(y_N[correct_N], minlength=len(names))
+    shares = (correct_K / num_K.clamp_min(1)).tolist()
+    return {
+        f"val/accuracy/{_plain(name)}": share
+        for name, share, num in zip(names, shares, num_K.tolist(), strict=True)
+        if num
+    }
+
+
+def _plain(name: str) -> str:
+    """A class name as part of a metric key: `T-shirt/top` would read as two levels."""
+    return name.replace("/", "-")
+
+
+@contextmanager
+def _watch_activity(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Per hidden layer, which neurons were above 0 after the nonlinearity for any sample and position."""
+    active: dict[str, Tensor] = {}
+    names = {id(module): layer_name(name) for name, module in model.named_modules()}
+    hidden = {
+        id(module.previous_module): module.previous_module
+        for module in model.modules()
+        if isinstance(module, GrowingModule) and isinstance(module.previous_module, GrowingModule)
+    }
+
+    def watch(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        alive = (output > 0).flatten(2).any(2).any(0) if output.dim() > 2 else (output > 0).any(0)
+        name = names[id(module)]
+        active[name] = active[name] | alive if name in active else alive
+
+    handles = [module.register_forward_hook(watch) for module in hidden.values()]
+    try:
+        yield active
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,275 @@
+"""Networks that grow: built from a configuration, listing the layers that gain and lose.
+
+A hidden layer is named as people see it (`conv1`, `fc2`). It gains neurons through the layer that
+reads it: the *consumer*, a `GrowingModule` whose `previous_module` is the hidden layer. The
+consumer's proposal holds both sides.
+
+A model of one's own is a function `(ModelConfig, image_shape, num_classes) -> nn.Module`, found by an
+entry point of the group `growcore.models` or in the mapping `MODELS = {"name": function}` of a module
+that the configuration's `imports` names. Its growing layers grow and are pruned like those here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from growcore.config import (
+    Activation,
+    Initialization,
+    ModelConfig,
+    Normalization,
+    PruningConfig,
+    PruningMethod,
+    TrialConfig,
+)
+from growcore.growth import GrowingModule, LinearGrowingModule, RestrictedConv2dGrowingModule
+from growcore.initialization import draw_weights, initialize
+from growcore.registry import find
+from growcore.sparse import PRUNE_DIMS, DSConv2d, DSLinear, SparseSettings
+
+ImageShape = tuple[int, int, int]  # channels, height, width
+SparseLayer = DSConv2d | DSLinear
+_HEAD_GRID = 2  # the classifier of a GrowingConvNet sees this many pooled positions on each side
+
+
+class GrowingMLP(nn.Module):
+    """Linear layers `fc1` ... and a classifier `out`; every hidden layer can gain neurons."""
+
+    def __init__(self, config: ModelConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        sizes = [channels * height * width, *config.widths]
+        self.layers = nn.ModuleDict()
+        previous: GrowingModule | None = None
+        for index in range(len(config.widths)):
+            previous = LinearGrowingModule(
+                sizes[index],
+                sizes[index + 1],
+                post_layer_function=_after(config, sizes[index + 1], nn.BatchNorm1d),
+                previous_module=previous,
+                name=f"fc{index + 1}",
+            )
+            self.layers[f"fc{index + 1}"] = previous
+        self.layers["out"] = LinearGrowingModule(sizes[-1], num_classes, previous_module=previous, name="out")
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits, N x classes."""
+        x = x_NCHW.flatten(1)
+        for layer in self.layers.values():
+            x = layer(x)
+        return x
+
+
+class GrowingConvNet(nn.Module):
+    """Convolutions `conv1` ..., some of stride 2, average pooling to 2 x 2 and a linear classifier `out`.
+
+    Every convolution but the last can gain channels: neighbours share a grid because the maps shrink by
+    stride. The last one keeps its width, as the classifier reads it through the pooling.
+    """
+
+    def __init__(self, config: ModelConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__()
+        channels, *size = image_shape
+        sizes = [channels, *config.widths]
+        self.layers = nn.ModuleDict()
+        previous: GrowingModule | None = None
+        for index in range(len(config.widths)):
+            stride = 2 if config.downsample_every and (index + 1) % config.downsample_every == 0 else 1
+            previous = RestrictedConv2dGrowingModule(
+                sizes[index],
+                sizes[index + 1],
+                kernel_size=config.kernel_size,
+                stride=stride,
+                padding=config.kernel_size // 2,
+                post_layer_function=_after(config, sizes[index + 1], nn.BatchNorm2d),
+                previous_module=previous,
+                name=f"conv{index + 1}",
+            )
+            self.layers[f"conv{index + 1}"] = previous
+            size = [(side - 1) // stride + 1 for side in size]
+        window = [max(side // _HEAD_GRID, 1) for side in size]
+        self.pool = nn.AvgPool2d((window[0], window[1]))
+        positions = (size[0] // window[0]) * (size[1] // window[1])
+        self.out = nn.Linear(sizes[-1] * positions, num_classes)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits, N x classes."""
+        for layer in self.layers.values():
+            x_NCHW = layer(x_NCHW)
+        return cast(Tensor, self.out(self.pool(x_NCHW).flatten(1)))
+
+
+ModelBuilder = Callable[[ModelConfig, ImageShape, int], nn.Module]
+BUILT_IN: Mapping[str, ModelBuilder] = {"mlp": GrowingMLP, "conv": GrowingConvNet}
+
+
+def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """The model of a configuration with its initial weights, on the CPU; equal seeds give equal weights.
+
+    Raises:
+        ValueError: no model has the name.
+    """
+    builder = find(config.model.name, BUILT_IN, "MODELS", "growcore.models", config.imports)
+    model: nn.Module = builder(config.model, image_shape, num_classes)
+    if config.pruning.method != PruningMethod.none:
+        make_sparse(model, config.pruning)
+    initialize_weights(model, config.model, torch.Generator().manual_seed(config.seed))
+    return model
+
+
+def grow_pairs(model: nn.Module) -> dict[str, GrowingModule]:
+    """Each hidden layer that can gain neurons, by name, with its consumer, from input to output.
+
+    Raises:
+        ValueError: the model has no growing layer that reads another one.
+    """
+    pairs = _pairs(model)
+    if not pairs:
+        raise ValueError(
+            "the model has no pair of layers that can grow: a growing layer (LinearGrowingModule, "
+            "RestrictedConv2dGrowingModule) must name another one as its previous_module. "
+            "Give it at least two hidden layers of that kind, or set growth=none."
+        )
+    return pairs
+
+
+def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
+    """The layers whose connections can be pruned, by the name people see, from input to output."""
+    return {
+        layer_name(name.removesuffix(".layer")): module
+        for name, module in model.named_modules()
+        if isinstance(module, DSConv2d | DSLinear)
+    }
+
+
+def layer_name(module_name: str) -> str:
+    """`layers.conv1` as people see it: `conv1`."""
+    return module_name.removeprefix("layers.")
+
+
+def widths(model: nn.Module) -> dict[str, int]:
+    """Neurons of each growable layer; empty where nothing can grow."""
+    return {name: width(consumer) for name, consumer in _pairs(model).items()}
+
+
+def width(consumer: GrowingModule) -> int:
+    """Neurons of the hidden layer that a consumer reads."""
+    producer = consumer.previous_module
+    assert isinstance(producer, GrowingModule)
+    return int(producer.layer.weight.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLaw:
+    """How a layer draws its weights: all of them at the start, some when connections restart."""
+
+    init: Initialization
+    activation: Activation  # what the layer's input has passed through
+    gain: float
+
+    def __call__(self, weight: Tensor, generator: torch.Generator | None = None) -> None:
+        draw_weights(weight, self.init.value, self.activation, self.gain, generator=generator)
+
+
+def layer_width(model: nn.Module, name: str) -> int:
+    """Neurons of a layer that `grow_pairs` or `sparse_layers` names.
+
+    Raises:
+        ValueError: no layer has the name.
+    """
+    for module_name, module in model.named_modules():
+        if layer_name(module_name) == name:
+            layer = module.layer if isinstance(module, GrowingModule) else module
+            assert isinstance(layer, nn.Linear | nn.Conv2d)
+            return layer.weight.shape[0]
+    raise ValueError(f"The model has no layer {name!r}.")
+
+
+def make_sparse(model: nn.Module, pruning: PruningConfig) -> None:
+    """Replace growing convolutions, and linear layers that feed another, by their sparse counterparts."""
+    producers = {id(consumer.previous_module) for consumer in _pairs(model).values()}
+    for module in model.modules():
+        if not isinstance(module, GrowingModule):
+            continue
+        if type(module.layer) is nn.Conv2d:
+            module.layer = DSConv2d.from_conv(module.layer, **_sparse_settings(pruning))
+        elif type(module.layer) is nn.Linear and id(module) in producers:
+            module.layer = DSLinear.from_linear(module.layer, **_sparse_settings(pruning))
+
+
+def _sparse_settings(pruning: PruningConfig) -> SparseSettings:
+    return {
+        "strength": "random" if pruning.method == PruningMethod.random else "coactivation",
+        "activity_threshold": pruning.activity_threshold,
+        "k1": pruning.k1,
+        "k2": pruning.k2,
+        "prune_dims": PRUNE_DIMS[pruning.scope],
+        "update_interval": pruning.update_interval,
+    }
+
+
+def initialize_weights(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
+    """Draw linear and convolution layers by `model.init`, scaled by `model.init_gain`; biases become 0."""
+    activation = Activation.identity  # the images have passed through none
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            initialize(module, config.init.value, activation, config.init_gain, generator)
+            if isinstance(module, DSConv2d | DSLinear):
+                module.weight_init = WeightLaw(config.init, activation, config.init_gain)
+            activation = config.activation
+
+
+def resize(model: nn.Module, target_widths: Mapping[str, int]) -> None:
+    """Give the growable layers recorded widths, so that a grown model's weights can be loaded into it.
+
+    Raises:
+        ValueError: a name that is no growable layer, or a width below the model's own.
+    """
+    pairs = _pairs(model)
+    for name, target in target_widths.items():
+        if name not in pairs or target < width(pairs[name]):
+            raise ValueError(
+                f"the model cannot take layer {name!r} to width {target}: its growable layers are "
+                f"{widths(model)}. Build it from the configuration that the widths were recorded with."
+            )
+        num_new = target - width(pairs[name])
+        if num_new:
+            consumer = pairs[name]
+            consumer.create_layer_extensions(
+                num_new, output_extension_init="zeros", input_extension_init="zeros"
+            )
+            consumer.set_scaling_factor(1.0)
+            consumer.apply_change()
+            consumer.delete_update()
+
+
+def _pairs(model: nn.Module) -> dict[str, GrowingModule]:
+    names = {id(module): name for name, module in model.named_modules()}
+    pairs = {}
+    for module in model.modules():
+        if isinstance(module, GrowingModule) and isinstance(module.previous_module, GrowingModule):
+            pairs[layer_name(names[id(module.previous_module)])] = module
+    return pairs
+
+
+def _after(config: ModelConfig, num_neurons: int, norm: type[nn.Module]) -> nn.Module:
+    """What follows a hidden layer: normalisation if any, then the nonlinearity."""
+    nonlinearity: nn.Module = _NONLINEARITIES[config.activation]()
+    if config.normalization == Normalization.none:
+        return nonlinearity
+    return nn.Sequential(norm(num_neurons), nonlinearity)
+
+
+_NONLINEARITIES: Mapping[Activation, Callable[[], nn.Module]] = {
+    Activation.relu: nn.ReLU,
+    Activation.leaky_relu: nn.LeakyReLU,
+    Activation.tanh: nn.Tanh,
+    Activation.gelu: nn.GELU,
+    Activation.sigmoid: nn.Sigmoid,
+    Activation.identity: nn.Identity,
+}

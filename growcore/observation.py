@@ -1,0 +1,204 @@
+"""Looking before editing: statistics, solved proposals and the line search; the network stays as it is.
+
+`observe_growth` lets batches pass and solves what each layer would gain. `line_search` tries the chosen
+edits on copies of the network, with batches that gave no statistics.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from growcore import cost
+from growcore.config import GrowthConfig, GrowthMethod, UpdateNormalization
+from growcore.growth import GrowingModule, GrowthProposal
+from growcore.models import sparse_layers, width
+from growcore.policies import GrowthObservation, PruneObservation, neurons_to_add
+from growcore.surgery import Edit, apply
+
+Batch = tuple[Tensor, Tensor]  # normalised images and labels
+
+
+def observe_growth(
+    model: nn.Module,
+    pairs: Mapping[str, GrowingModule],
+    batches: Sequence[Batch],
+    config: GrowthConfig,
+    generator: torch.Generator | None = None,
+) -> list[GrowthObservation]:
+    """What each pair would gain, for the network as it is now.
+
+    Args:
+        model: run in eval mode, so that neither normalisation nor strengths move.
+        pairs: the layers asked about, as `models.grow_pairs` lists them.
+        batches: training batches for the statistics; not looked at by the random method.
+        config: method, thresholds, number of neurons.
+        generator: draws what a random method draws.
+
+    Returns:
+        One observation for each pair that may gain at least one neuron, in the order given.
+    """
+    open_pairs = {name: c for name, c in pairs.items() if neurons_to_add(config, width(c)) > 0}
+    if config.method == GrowthMethod.tiny:
+        _gather(model, open_pairs, batches)
+    flops = _flops_per_neuron(model, open_pairs, batches[0][0].shape[1:])
+    observations = []
+    for name, consumer in open_pairs.items():
+        proposal = _propose(consumer, config, generator)
+        observations.append(
+            GrowthObservation(
+                layer=name,
+                width=width(consumer),
+                proposal=proposal,
+                improvement=proposal.first_order_improvement,
+                flops_per_neuron=flops[name],
+            )
+        )
+    return observations
+
+
+def observe_pruning(model: nn.Module, generator: torch.Generator | None = None) -> list[PruneObservation]:
+    """What a progression by the strengths gathered so far would change, for every sparse layer."""
+    return [
+        PruneObservation(name, layer.propose_progression(generator=generator))
+        for name, layer in sparse_layers(model).items()
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LineSearch:
+    """Mean loss without the edits, and with them at the scaling factor that was best."""
+
+    scaling_factor: float  # 0: no factor lowered the loss, so the edits are better left
+    loss_before: float
+    loss_after: float
+    edits: list[Edit]  # the edits at that factor; empty at 0
+
+    @property
+    def decrease(self) -> float:
+        return self.loss_before - self.loss_after
+
+
+def line_search(
+    model: nn.Module,
+    edits: Sequence[Edit],
+    batches: Sequence[Batch],
+    factors: Sequence[float],
+    may_refuse: bool = True,
+) -> LineSearch:
+    """The scaling factor, common to all edits, at which copies of the network have the smallest mean loss.
+
+    Args:
+        model: copied for each factor, so that what is tried is exactly what would be applied.
+        edits: growths that can be applied together.
+        batches: training batches that gave no statistics.
+        factors: positive scaling factors to try.
+        may_refuse: whether the answer may be 0 when no factor lowers the loss. New neurons that know
+            nothing of the loss raise it at first; a search that may refuse would never let them in.
+    """
+    before = mean_loss(model, batches)
+    best = LineSearch(0.0, before, before if may_refuse else math.inf, [])
+    for factor in factors:
+        scaled = [scale(edit, factor) for edit in edits]
+        trial = copy.deepcopy(model)
+        apply(scaled, trial)
+        loss = mean_loss(trial, batches)
+        if loss < best.loss_after:
+            best = LineSearch(factor, before, loss, scaled)
+    return best
+
+
+def scale(edit: Edit, factor: float) -> Edit:
+    """A growth at another scaling factor."""
+    assert isinstance(edit.proposal, GrowthProposal)
+    return dataclasses.replace(edit, proposal=dataclasses.replace(edit.proposal, gamma=factor))
+
+
+def scaling_factors(largest: float, num: int = 6) -> list[float]:
+    """What a line search tries: `largest`, and half of it `num` - 1 times over."""
+    return [largest / 2**power for power in range(num)]
+
+
+def mean_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
+    """Mean cross-entropy in eval mode."""
+    with _eval_mode(model), torch.no_grad():
+        total = sum(functional.cross_entropy(model(x), y, reduction="sum") for x, y in batches)
+    return float(total) / sum(len(y) for _, y in batches)
+
+
+def _gather(model: nn.Module, pairs: Mapping[str, GrowingModule], batches: Sequence[Batch]) -> None:
+    for consumer in pairs.values():
+        consumer.init_computation()
+    with _eval_mode(model):
+        for x_NCHW, y_N in batches:
+            functional.cross_entropy(model(x_NCHW), y_N, reduction="sum").backward()
+            for consumer in pairs.values():
+                consumer.update_computation()
+    model.zero_grad(set_to_none=True)
+
+
+def _propose(
+    consumer: GrowingModule, config: GrowthConfig, generator: torch.Generator | None
+) -> GrowthProposal:
+    number = neurons_to_add(config, width(consumer))
+    if config.method == GrowthMethod.tiny:
+        consumer.compute_optimal_updates(
+            numerical_threshold=config.numerical_threshold,
+            statistical_threshold=config.statistical_threshold,
+            maximum_added_neurons=number,
+            relative_thresholds=config.relative_thresholds,
+        )
+        if config.normalization != UpdateNormalization.none:
+            consumer.normalize_optimal_updates(normalization_type=config.normalization.value)
+    else:
+        with _seeded(generator, consumer.layer.weight.device):
+            consumer.create_layer_extensions(number)
+    proposal = consumer.proposal()
+    consumer.delete_update()
+    consumer.reset_computation()
+    return proposal
+
+
+def _flops_per_neuron(
+    model: nn.Module, pairs: Mapping[str, GrowingModule], image_shape: Sequence[int]
+) -> dict[str, int]:
+    """Forward FLOPs a sample of one neuron: its row in the hidden layer and its column in the consumer."""
+    by_weight = cost.forward_flops_by_weight(model, image_shape)
+    flops = {}
+    for name, consumer in pairs.items():
+        producer = consumer.previous_module
+        assert isinstance(producer, GrowingModule)
+        row = by_weight[id(producer.layer.weight)] // producer.layer.weight.shape[0]
+        column = by_weight[id(consumer.layer.weight)] // consumer.layer.weight.shape[1]
+        flops[name] = row + column
+    return flops
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Draws of torch's own generator follow ours, and leave no trace outside."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,215 @@
+"""The one place where networks change: edits are applied to weights, neighbours, norms and optimizer.
+
+An edit is a value that carries what it applies. `apply` does all of a list of edits or, when one of them
+fails, leaves model, optimizer and random state as they were.
+
+Entries of an optimizer's state (momentum, second moments) follow their weights: those of old weights
+stay, those of new, restarted and pruned ones are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from growcore.growth import GrowthProposal
+from growcore.models import grow_pairs, sparse_layers
+from growcore.sparse import Progress, PruneMask
+
+
+class EditKind(StrEnum):
+    """What an edit does to its layer."""
+
+    grow = "grow"
+    prune = "prune"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """One change to one layer, applied by `apply`."""
+
+    layer: str  # the layer that gains neurons or loses connections, as `grow_pairs`, `sparse_layers` name it
+    kind: EditKind
+    proposal: GrowthProposal | PruneMask  # what is applied
+    reason: str  # for people: "largest first-order improvement (0.031) at epoch 4"
+    measured: Mapping[str, float] = field(default_factory=dict)  # plain figures behind the decision
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one edit did."""
+
+    edit: Edit
+    number: int  # neurons gained, or connections that are alive no more
+    progress: Progress | None = None  # of a pruning
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Plain counts of a pruning; empty for a growth."""
+        if self.progress is None:
+            return {}
+        return {
+            "kept": self.progress.kept,
+            "reinitialised": self.progress.reinitialised,
+            "pruned": self.progress.pruned,
+            "survivors": self.progress.survivors,
+            "density": self.progress.density,
+            "explored": self.progress.explored,
+        }
+
+
+def apply(
+    edits: Sequence[Edit],
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    generator: torch.Generator | None = None,
+) -> list[Applied]:
+    """Apply edits in order; all of them, or none.
+
+    Args:
+        edits: what to change; a growth before which another one changed the same layers must have been
+            proposed for the layers as they are then.
+        model: changed in place; parameters of changed shape are new objects.
+        optimizer: its groups and state follow the parameters; None where there is none.
+        generator: draws restarted connections; None: torch's own.
+
+    Raises:
+        ValueError: an edit names a layer that the model does not have or does not fit it; model,
+            optimizer and generator are then as before, to the last bit.
+    """
+    memory = _Memory(model, optimizer, generator)
+    try:
+        return [_apply_one(edit, model, optimizer, generator) for edit in edits]
+    except BaseException:
+        memory.restore()
+        raise
+
+
+def _apply_one(
+    edit: Edit, model: nn.Module, optimizer: Optimizer | None, generator: torch.Generator | None
+) -> Applied:
+    if isinstance(edit.proposal, GrowthProposal):
+        return _grow(edit, edit.proposal, model, optimizer)
+    return _prune(edit, edit.proposal, model, optimizer, generator)
+
+
+def _grow(edit: Edit, proposal: GrowthProposal, model: nn.Module, optimizer: Optimizer | None) -> Applied:
+    consumer = _named(grow_pairs(model), edit.layer, "grow")
+    before = dict(model.named_parameters())
+    consumer.load_proposal(proposal)
+    consumer.apply_change()
+    consumer.delete_update()
+    if optimizer is not None:
+        carry_optimizer(optimizer, before, dict(model.named_parameters()))
+    return Applied(edit, proposal.num_neurons)
+
+
+def _prune(
+    edit: Edit,
+    mask: PruneMask,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    generator: torch.Generator | None,
+) -> Applied:
+    layer = _named(sparse_layers(model), edit.layer, "prune")
+    progress = layer.apply_prune_mask(mask, generator=generator)
+    if optimizer is not None:
+        for value in optimizer.state.get(layer.weight, {}).values():
+            if torch.is_tensor(value) and value.shape == layer.weight.shape:
+                value[progress.reset] = 0
+    return Applied(edit, progress.pruned, progress)
+
+
+def carry_optimizer(optimizer: Optimizer, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Move groups and state from the parameters before an edit to those of the same name after it.
+
+    New entries stand at the end of each dimension; their state is 0.
+
+    Raises:
+        ValueError: a parameter has vanished, appeared or shrunk.
+    """
+    if before.keys() != after.keys():
+        raise ValueError(
+            f"an edit may resize parameters, not add or remove them; before and after differ in "
+            f"{sorted(before.keys() ^ after.keys())}. Replace the optimizer instead."
+        )
+    successors = {id(old): after[name] for name, old in before.items() if old is not after[name]}
+    for group in optimizer.param_groups:
+        group["params"] = [successors.get(id(p), p) for p in group["params"]]
+    for name, old in before.items():
+        if old in optimizer.state and old is not after[name]:
+            state = optimizer.state.pop(old)
+            optimizer.state[after[name]] = {
+                key: _padded(value, after[name]) if _shaped_like(value, old) else value
+                for key, value in state.items()
+            }
+
+
+def _shaped_like(value: object, parameter: Tensor) -> bool:
+    return torch.is_tensor(value) and value.shape == parameter.shape
+
+
+def _padded(value: Tensor, parameter: Tensor) -> Tensor:
+    if any(new < old for old, new in zip(value.shape, parameter.shape, strict=True)):
+        raise ValueError(f"a parameter of shape {tuple(value.shape)} shrank to {tuple(parameter.shape)}.")
+    padded = torch.zeros_like(parameter, dtype=value.dtype)
+    padded[tuple(slice(0, size) for size in value.shape)] = value
+    return padded
+
+
+def _named(layers: Mapping[str, Any], name: str, verb: str) -> Any:
+    if name not in layers:
+        raise ValueError(f"No layer {name!r} can {verb}. Layers that can: {', '.join(layers) or 'none'}.")
+    return layers[name]
+
+
+class _Memory:
+    """Model, optimizer and generator as they are now, to go back to."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer | None, generator: torch.Generator | None
+    ) -> None:
+        self.modules = [(module, _shallow(module)) for module in model.modules()]
+        tensors = [*model.parameters(), *model.buffers()]
+        self.tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self.gradients = [(p, p.grad) for p in model.parameters()]
+        self.optimizer = optimizer
+        if optimizer is not None:
+            self.groups = [dict(group, params=list(group["params"])) for group in optimizer.param_groups]
+            self.state = [(p, _cloned(state)) for p, state in optimizer.state.items()]
+        self.generator = generator
+        self.random_state = torch.get_rng_state() if generator is None else generator.get_state()
+
+    def restore(self) -> None:
+        for module, attributes in self.modules:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        with torch.no_grad():
+            for tensor, value in self.tensors:
+                tensor.copy_(value)
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+        if self.optimizer is not None:
+            for group, saved in zip(self.optimizer.param_groups, self.groups, strict=True):
+                group.update(saved)
+            self.optimizer.state.clear()
+            self.optimizer.state.update(self.state)
+        if self.generator is None:
+            torch.set_rng_state(self.random_state)
+        else:
+            self.generator.set_state(self.random_state)
+
+
+def _shallow(module: nn.Module) -> dict[str, Any]:
+    """A module's attributes, with its own dictionaries of parameters, buffers and children copied."""
+    return {key: value.copy() if isinstance(value, dict) else value for key, value in module.__dict__.items()}
+
+
+def _cloned(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.clone() if torch.is_tensor(value) else value for key, value in state.items()}

@@ -1,0 +1,214 @@
+"""The whole loop: train, edit, evaluate, report. Stopping a trial is ceasing to iterate.
+
+    for report in Training(config, device):
+        ...
+
+The loop knows no logger and no service. `state_dict` holds all that resuming needs: on one device a
+resumed training equals an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
+
+from growcore import cost, data, models
+from growcore.config import LearningRateSchedule, OptimizerConfig, OptimizerName, TrialConfig
+from growcore.editing import Editor
+from growcore.evaluation import evaluate
+from growcore.report import EditRecord, Report, TrialFailed
+
+__all__ = ["EditRecord", "Report", "Training", "TrialFailed"]
+
+CHECK_EVERY_STEPS = 100  # steps between two looks at the loss; a look waits for the device
+
+
+class Training:
+    """One trial: iterate over it for its reports.
+
+    Raises:
+        ValueError: the configuration names data or a model that does not exist.
+        FileNotFoundError: the data set is not where the configuration says.
+        TrialFailed: while iterating, when the loss is no longer finite.
+    """
+
+    def __init__(self, config: TrialConfig, device: str | torch.device = "cpu") -> None:
+        torch.set_num_threads(config.training.num_threads)
+        self.config = config
+        self.device = torch.device(device)
+        self.data = data.load(config.data, self.device, config.imports)
+        self.model = models.build(config, self.data.image_shape, self.data.num_classes).to(self.device)
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.schedule = make_schedule(self.optimizer, config)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.editor = Editor(config, self.data, self.generator)
+        self.epoch = 0
+        self.step = 0
+        self.train_flops = 0
+        self.sparse_flops = 0
+        self.wall_seconds = 0.0
+        self._train_loss = 0.0
+        self._edits: list[EditRecord] = []
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.config.training.num_epochs
+
+    def __iter__(self) -> Iterator[Report]:
+        while not self.finished:
+            started = time.perf_counter()
+            self._edit()
+            self._train_epoch()
+            self.epoch += 1
+            self.schedule.step()
+            self.wall_seconds += time.perf_counter() - started
+            if self.finished or self.epoch % self.config.training.report_every_epochs == 0:
+                yield self._report()
+
+    def _edit(self) -> None:
+        records, flops = self.editor.edit(self.model, self.optimizer, self.epoch, self.step)
+        self._edits += records
+        self.train_flops += flops
+        self.sparse_flops += flops
+
+    def _train_epoch(self) -> None:
+        size = cost.measure(self.model, self.data.image_shape)
+        batch_size = self.config.training.batch_size
+        total_loss = torch.zeros((), device=self.device)
+        num_images = 0
+        self.model.train()
+        for x_NCHW, y_N in data.training_batches(self.data, self.config.data, batch_size, self.generator):
+            total_loss += self._train_step(x_NCHW, y_N) * len(y_N)
+            num_images += len(y_N)
+            if self.step % CHECK_EVERY_STEPS == 0:
+                self._check_finite(total_loss)
+        self._check_finite(total_loss)
+        self._train_loss = float(total_loss) / num_images
+        self.train_flops += size.training_flops * num_images
+        self.sparse_flops += size.sparse_training_flops * num_images
+
+    def _train_step(self, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
+        loss = functional.cross_entropy(self.model(x_NCHW), y_N)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    def _check_finite(self, total_loss: Tensor) -> None:
+        if not torch.isfinite(total_loss):
+            raise TrialFailed(
+                f"the training loss became {float(total_loss)} in epoch {self.epoch + 1} "
+                f"(step {self.step}); optimizer.lr={self.config.optimizer.lr:g} may be too high"
+            )
+
+    def _report(self) -> Report:
+        metrics = {"train/loss": self._train_loss}
+        metrics |= evaluate(self.model, self.data, self.data.val, "val")
+        metrics |= self._size_metrics()
+        if self.finished:
+            metrics |= evaluate(self.model, self.data, self.data.test, "test")
+        if not torch.isfinite(torch.tensor(metrics["val/loss"])):
+            raise TrialFailed(f"the validation loss became {metrics['val/loss']} in epoch {self.epoch}")
+        edits, self._edits = self._edits, []
+        return Report(self.step, self.epoch, metrics | _growth_metrics(edits), edits, self.finished)
+
+    def _size_metrics(self) -> dict[str, float]:
+        size = cost.measure(self.model, self.data.image_shape)
+        metrics = {
+            "model/parameters": size.parameters,
+            "model/nonzero_parameters": size.nonzero_parameters,
+            "model/forward_flops": size.forward_flops,
+            "cost/train_flops": self.train_flops,
+            "cost/sparse_flops": self.sparse_flops,
+            "cost/wall_seconds": self.wall_seconds,
+        }
+        metrics |= {f"model/width/{name}": width for name, width in models.widths(self.model).items()}
+        for name, layer in models.sparse_layers(self.model).items():
+            metrics[f"sparse/density/{name}"] = cost.nonzero_weights(layer) / layer.weight.numel()
+        return {key: float(value) for key, value in metrics.items()}
+
+    def manifest(self) -> dict[str, Any]:
+        """Plain facts about the state, for the checkpoint's manifest."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "train_flops": self.train_flops,
+            "widths": models.widths(self.model),
+            "config": self.config.to_dict(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Architecture, weights, optimizer, schedule, random state and counters: tensors and plain values."""
+        return {
+            "config": self.config.to_dict(),
+            "widths": models.widths(self.model),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "editor": self.editor.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "train_flops": self.train_flops,
+            "sparse_flops": self.sparse_flops,
+            "wall_seconds": self.wall_seconds,
+            "train_loss": self._train_loss,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state as if there had been no break; state is taken between two reports.
+
+        Raises:
+            ValueError: the state belongs to another model.
+        """
+        model = models.build(self.config, self.data.image_shape, self.data.num_classes)
+        models.resize(model, state["widths"])
+        model.load_state_dict(state["model"])
+        self.model = model.to(self.device)
+        self.optimizer = make_optimizer(self.model, self.config.optimizer)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule = make_schedule(self.optimizer, self.config)
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"].cpu())
+        self.editor.load_state_dict(state["editor"])
+        for name in ("epoch", "step", "train_flops", "sparse_flops", "wall_seconds"):
+            setattr(self, name, state[name])
+        self._train_loss = state["train_loss"]
+        self._edits = []
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer of all parameters, one group."""
+    if config.name == OptimizerName.sgd:
+        return torch.optim.SGD(
+            model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    family = torch.optim.Adam if config.name == OptimizerName.adam else torch.optim.AdamW
+    return family(
+        model.parameters(), lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+    )
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: TrialConfig) -> LRScheduler:
+    """The learning rate over epochs."""
+    if config.optimizer.schedule == LearningRateSchedule.cosine:
+        return CosineAnnealingLR(optimizer, T_max=config.training.num_epochs)
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def _growth_metrics(edits: list[EditRecord]) -> dict[str, float]:
+    """What the growths since the last report promised, and what they brought on the line search's batches."""
+    metrics = {}
+    for edit in edits:
+        if edit.kind == "grow" and edit.predicted_decrease is not None:
+            metrics[f"growth/first_order_improvement/{edit.layer}"] = edit.predicted_decrease
+        if edit.kind == "grow" and edit.realised_decrease is not None:
+            metrics["growth/realised_decrease"] = edit.realised_decrease
+    return metrics
