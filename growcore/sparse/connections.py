@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from growcore.sparse import selection
 from growcore.sparse.geometry import Geometry
+from growcore.sparse.observation import add_measured, num_ranks, observe, pack
 from growcore.sparse.selection import PruneMask
 from growcore.sparse.strength import check_threshold, find_strength, random, widen
 
@@ -61,7 +62,6 @@ class SparseConnections(nn.Module):
         connections_tensor: strengths accumulated since the last progression, at least float32.
         explored: bool; connections ever alive.
         restarted: bool; connections re-initialised at the last progression.
-        learning_iterations: training forwards so far.
     """
 
     weight: Tensor
@@ -88,7 +88,7 @@ class SparseConnections(nn.Module):
         self.prune_dims = tuple(prune_dims)
         self.update_interval = update_interval
         self.weight_init = weight_init
-        self.learning_iterations = 0
+        self._num_forwards = torch.tensor(0)  # stays on the CPU, where the layer reads it at every forward
         self._warned_of_small_scopes = False
         if weight_init is not torch_default_init:
             self._draw_into(self.weight)
@@ -112,22 +112,42 @@ class SparseConnections(nn.Module):
         """The weight in effect: pruned entries, and their gradients, are exactly zero."""
         return torch.where(self.mask, self.weight, 0)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @property
+    def learning_iterations(self) -> int:
+        """Training forwards so far."""
+        return int(self._num_forwards)
+
+    @learning_iterations.setter
+    def learning_iterations(self, count: int) -> None:
+        self._num_forwards = torch.tensor(count)
+
     def _observe(self, input_tensor: Tensor, output_tensor: Tensor) -> None:
         """Count a training forward and measure strengths when it is time."""
         kind = find_strength(self.strength)
-        # Strengths that need a gradient learn from training steps only: a forward without one is none.
-        if kind.observes_gradient and not output_tensor.requires_grad:
-            return
-        if kind.measure is not None and self.learning_iterations % self.update_interval == 0:
-            if kind.observes_gradient:
-                x = input_tensor.detach()
-                output_tensor.register_hook(  # type: ignore[no-untyped-call]
-                    lambda g: self.update_connections_tensor(x, g)
-                )
-            else:
+        if kind.observes_gradient:
+            self._observe_gradient(input_tensor, output_tensor)
+        elif kind.measure is None:
+            self._num_forwards += 1
+        elif torch.compiler.is_compiling():
+            settings = (self.strength, self.activity_threshold, self.update_interval)
+            x, y = input_tensor.detach(), output_tensor.detach()
+            observe(x, y, self.connections_tensor, self._num_forwards, *settings, *pack(self.geometry))
+        else:
+            if self.learning_iterations % self.update_interval == 0:
                 self.update_connections_tensor(input_tensor, output_tensor)
-        self.learning_iterations += 1
+            self._num_forwards += 1
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _observe_gradient(self, input_tensor: Tensor, output_tensor: Tensor) -> None:
+        # Such strengths learn from training steps only: a forward without gradient is none.
+        if not output_tensor.requires_grad:
+            return
+        if self.learning_iterations % self.update_interval == 0:
+            x = input_tensor.detach()
+            output_tensor.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: self.update_connections_tensor(x, gradient)
+            )
+        self._num_forwards += 1
 
     @torch.no_grad()
     def update_connections_tensor(self, input_tensor: Tensor, output_tensor: Tensor) -> None:
@@ -140,14 +160,14 @@ class SparseConnections(nn.Module):
         Raises:
             ValueError: the strength is not measured on batches (magnitude, random).
         """
-        measure = find_strength(self.strength).measure
-        if measure is None:
-            raise ValueError(
-                f"strength={self.strength!r} is not measured on batches; it is read from the layer at a "
-                "progression. Leave out update_connections_tensor, or choose 'coactivation'."
-            )
-        measured = measure(self.geometry, input_tensor, output_tensor, self.activity_threshold)
-        self.connections_tensor += _mean_over_ranks(measured)
+        add_measured(
+            input_tensor,
+            output_tensor,
+            self.connections_tensor,
+            self.strength,
+            self.activity_threshold,
+            self.geometry,
+        )
 
     @torch.no_grad()
     def strengths(self, generator: torch.Generator | None = None) -> Tensor:
@@ -263,7 +283,7 @@ class SparseConnections(nn.Module):
         fresh = torch.empty_like(self.weight, device=generator.device if generator else None)
         self._draw_into(fresh, generator)
         fresh = fresh.to(self.weight.device)
-        if _num_ranks() > 1:
+        if num_ranks() > 1:
             dist.broadcast(fresh, src=0)
         return fresh
 
@@ -295,7 +315,7 @@ class SparseConnections(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """The counter of training forwards, for the `state_dict`."""
-        return torch.tensor(self.learning_iterations)
+        return self._num_forwards.clone()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Continue counting from a `state_dict`."""
@@ -343,16 +363,3 @@ def _extended(old: Tensor, shape: torch.Size, fill: float | bool) -> Tensor:
     new = old.new_full(shape, fill)
     new[tuple(slice(size) for size in old.shape)] = old
     return new
-
-
-def _num_ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _mean_over_ranks(measured: Tensor) -> Tensor:
-    # At once, because DDP copies the buffers of rank 0 to all before every forward.
-    num_ranks = _num_ranks()
-    if num_ranks > 1:
-        dist.all_reduce(measured)
-        measured = measured / num_ranks
-    return measured
