@@ -1,0 +1,172 @@
+"""LinearGrowingModule: fully connected layers that grow."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from growcore.growth.collecting import accumulation_dtype
+from growcore.growth.module import GrowingModule
+
+
+class LinearGrowingModule(GrowingModule):
+    """A growing nn.Linear; positions of a sequence (N, T, features) are summed, samples are counted.
+
+    Args:
+        in_features: size of each input.
+        out_features: size of each output.
+        use_bias: whether the layer has a bias.
+        layer: an nn.Linear (or subclass) of these sizes to use instead of a new one.
+
+    The other arguments are those of GrowingModule; target and initial widths count input features.
+    """
+
+    layer: nn.Linear
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        use_bias: bool = True,
+        post_layer_function: nn.Module | None = None,
+        extended_post_layer_function: nn.Module | None = None,
+        previous_module: nn.Module | None = None,
+        next_module: nn.Module | None = None,
+        allow_growing: bool = False,
+        device: torch.device | None = None,
+        name: str | None = None,
+        target_in_features: int | None = None,
+        initial_in_features: int | None = None,
+        layer: nn.Linear | None = None,
+    ) -> None:
+        if layer is None:
+            layer = nn.Linear(in_features, out_features, bias=use_bias, device=device)
+        expected = (in_features, out_features, use_bias)
+        if (layer.in_features, layer.out_features, layer.bias is not None) != expected:
+            raise ValueError(f"layer must have (in, out, bias) = {expected}; got {layer}.")
+        super().__init__(
+            layer,
+            post_layer_function=post_layer_function,
+            extended_post_layer_function=extended_post_layer_function,
+            allow_growing=allow_growing,
+            previous_module=previous_module,
+            next_module=next_module,
+            device=device,
+            name=name,
+            target_in_neurons=target_in_features,
+            initial_in_neurons=initial_in_features,
+        )
+
+    @property
+    def in_features(self) -> int:
+        """Size of each input."""
+        return self.layer.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Size of each output."""
+        return self.layer.out_features
+
+    def check_pair(self) -> None:
+        """Raise a ValueError where the previous module and this one cannot share new neurons."""
+        previous = self.require_previous()
+        if not isinstance(previous, LinearGrowingModule) or previous.out_features != self.in_features:
+            raise ValueError(
+                f"A linear layer grows behind a linear layer of as many outputs as it has inputs "
+                f"({self.in_features}); got {previous.name}, a {type(previous).__name__} of "
+                f"{previous.weight.shape[0]} outputs."
+            )
+
+    @property
+    def input_extended(self) -> Tensor:
+        """(N, ..., in + 1) the stored input with ones at the end; (N, ..., in) without a bias."""
+        if not self.use_bias:
+            return self.input
+        return torch.cat([self.input, self.input.new_ones(*self.input.shape[:-1], 1)], dim=-1)
+
+    def _rows(self) -> Tensor:
+        """The extended input with one row per sample and position."""
+        rows = self.input_extended
+        return rows.reshape(-1, rows.shape[-1]).to(accumulation_dtype(rows))
+
+    def _goal_rows(self, desired_activation: Tensor | None) -> Tensor:
+        goal = self.pre_activity_gradient if desired_activation is None else desired_activation
+        return goal.reshape(-1, goal.shape[-1]).to(accumulation_dtype(goal))
+
+    def compute_s_update(self) -> tuple[Tensor, int]:
+        """Sum of b b^T, (in+1, in+1), and the number of samples."""
+        rows = self._rows()
+        return rows.T @ rows, self.input.shape[0]
+
+    def compute_m_update(self, desired_activation: Tensor | None = None) -> tuple[Tensor, int]:
+        """Sum of b g^T, (in+1, out), and the number of samples."""
+        return self._rows().T @ self._goal_rows(desired_activation), self.input.shape[0]
+
+    def _previous_rows(self) -> Tensor:
+        previous = self.require_previous()
+        assert isinstance(previous, LinearGrowingModule)
+        return previous._rows()
+
+    def compute_m_prev_update(self, desired_activation: Tensor | None = None) -> tuple[Tensor, int]:
+        """Sum of b(-2) g^T, (in_prev+1, out), and the number of samples."""
+        return self._previous_rows().T @ self._goal_rows(desired_activation), self.input.shape[0]
+
+    def compute_cross_covariance_update(self) -> tuple[Tensor, int]:
+        """Sum of b(-2) b(-1)^T, (in_prev+1, in+1), and the number of samples."""
+        return self._previous_rows().T @ self._rows(), self.input.shape[0]
+
+    def compute_growth_mean_update(self) -> tuple[Tensor, int]:
+        """Sum of b(-2) with 1 appended, (in_prev+1,), and the number of samples."""
+        rows = self._previous_rows()
+        sums = rows.sum(0)
+        if not self.require_previous().use_bias:
+            sums = torch.cat([sums, sums.new_tensor([rows.shape[0]])])
+        return sums, self.input.shape[0]
+
+    def projected_v_goal(self, input_vector: Tensor) -> Tensor:
+        """The rest g - delta b for inputs b of shape (N, ..., in)."""
+        if self.optimal_delta_layer is None:
+            raise ValueError(f"{self.name} has no optimal delta. Call compute_optimal_delta() first.")
+        return self.pre_activity_gradient - cast(Tensor, self.optimal_delta_layer(input_vector)).detach()
+
+    def omega_kernel(self, omega: Tensor) -> Tensor:
+        """The weight is omega (out, k) itself."""
+        return omega
+
+    def layer_of_tensor(
+        self, weight: Tensor, bias: Tensor | None = None, force_bias: bool = True
+    ) -> nn.Linear:
+        """An nn.Linear with copies of weight (out, in) and bias (out,)."""
+        check_bias(self, bias, force_bias)
+        # On the meta device no random numbers are drawn for weights that are replaced at once.
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        return cast(nn.Linear, set_parameters(layer, weight, bias))
+
+    def update_input_size(
+        self,
+        input_size: tuple[int, ...] | None = None,
+        compute_from_previous: bool = False,
+        force_update: bool = True,
+    ) -> tuple[int, ...] | None:
+        """(in_features,): a linear layer fixes its input size."""
+        return (self.in_features,)
+
+
+def check_bias(module: GrowingModule, bias: Tensor | None, force_bias: bool) -> None:
+    """Raise a ValueError where force_bias is set and only one of bias and the module's bias is there."""
+    if force_bias and (bias is not None) != module.use_bias:
+        raise ValueError(
+            f"A layer like that of {module.name} has a bias exactly if it does; got bias "
+            f"{'given' if bias is not None else 'None'}, use_bias={module.use_bias}. "
+            f"Pass force_bias=False to leave it out."
+        )
+
+
+def set_parameters(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
+    """The layer with copies of weight and bias as its parameters."""
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
