@@ -355,7 +355,8 @@ class TrialConfig:
         Raises:
             ValueError: an unknown or missing key, or a value out of range; the message names the key.
         """
-        return _build(cls, values, "")
+        built: TrialConfig = _build(cls, values, "")
+        return built
 
 
 _PARTS: dict[str, type[Any]] = {

@@ -115,7 +115,10 @@ def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.
         ValueError: no model has the name.
     """
     builder = find(config.model.name, BUILT_IN, "MODELS", "growcore.models", config.imports)
-    model: nn.Module = builder(config.model, image_shape, num_classes)
+    with torch.random.fork_rng(devices=[]):
+        # Modules draw weights of their own when they are made; nobody else's numbers may shift by that.
+        torch.manual_seed(config.seed)
+        model: nn.Module = builder(config.model, image_shape, num_classes)
     if config.pruning.method != PruningMethod.none:
         make_sparse(model, config.pruning)
     initialize_weights(model, config.model, torch.Generator().manual_seed(config.seed))

@@ -1,0 +1,148 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from growcore import cost, models
+from growcore.config import PruningMethod, TrialConfig
+from growcore.growth import LinearGrowingModule
+from growcore.sparse import DSConv2d, DSLinear
+
+
+def config(name: str = "conv", widths: tuple[int, ...] = (4, 6, 8), **groups: dict) -> TrialConfig:
+    model = {"name": name, "widths": list(widths), **groups.pop("model", {})}
+    return TrialConfig.from_dict({"data": {"name": "digits"}, "model": model, **groups})
+
+
+@given(
+    widths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    side=st.integers(3, 12),
+    name=st.sampled_from(["conv", "mlp"]),
+    norm=st.sampled_from(["none", "batch"]),
+)
+def test_a_model_gives_one_logit_for_each_class_at_any_width_and_image_size(widths, side, name, norm):
+    model = models.build(config(name, tuple(widths), model={"normalization": norm}), (2, side, side), 5)
+    assert model(torch.randn(3, 2, side, side)).shape == (3, 5)
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not():
+    first, second, other = (
+        models.build(TrialConfig.from_dict({**config().to_dict(), "seed": seed}), (1, 8, 8), 10).state_dict()
+        for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_building_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    models.build(config(), (1, 8, 8), 10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_hidden_layer_of_an_mlp_and_all_convolutions_but_the_last_can_gain_neurons():
+    mlp, conv = (models.build(config(name), (1, 8, 8), 10) for name in ("mlp", "conv"))
+    assert models.widths(mlp) == {"fc1": 4, "fc2": 6, "fc3": 8}
+    assert models.widths(conv) == {"conv1": 4, "conv2": 6}
+
+
+def test_a_model_without_growing_neighbours_says_what_is_missing():
+    with pytest.raises(ValueError, match=r"no pair of layers that can grow.*or set growth=none"):
+        models.grow_pairs(models.build(config(widths=(4,)), (1, 8, 8), 10))
+
+
+def test_hidden_layers_are_sparse_when_pruning_is_on_and_the_classifier_never_is():
+    pruned = {"pruning": {"method": "hebbian", "scope": "channel", "k1": 0.2, "k2": 0.4}}
+    conv = models.build(config(**pruned), (1, 8, 8), 10)
+    mlp = models.build(config("mlp", **pruned), (1, 8, 8), 10)
+    assert list(models.sparse_layers(conv)) == ["conv1", "conv2", "conv3"]
+    assert list(models.sparse_layers(mlp)) == ["fc1", "fc2", "fc3"]
+    layer = models.sparse_layers(conv)["conv2"]
+    assert isinstance(layer, DSConv2d)
+    assert (layer.k1, layer.k2, layer.prune_dims, layer.strength) == (0.2, 0.4, (0,), "coactivation")
+    assert isinstance(models.sparse_layers(mlp)["fc1"], DSLinear)
+
+
+def test_sparse_and_plain_models_start_with_the_same_function():
+    x_NCHW = torch.randn(2, 1, 8, 8)
+    dense, sparse = (
+        models.build(config(pruning={"method": method.value}), (1, 8, 8), 10)
+        for method in (PruningMethod.none, PruningMethod.hebbian)
+    )
+    assert torch.equal(dense(x_NCHW), sparse(x_NCHW))
+
+
+def test_restarted_connections_are_drawn_as_the_layer_was():
+    model = models.build(
+        config(
+            widths=(16, 64), model={"init": "kaiming_normal", "init_gain": 3.0}, pruning={"method": "random"}
+        ),
+        (1, 8, 8),
+        10,
+    )
+    layer = models.sparse_layers(model)["conv2"]
+    fresh = layer.draw_weights(torch.Generator().manual_seed(1))
+    expected = 3.0 * (2 / (16 * 9)) ** 0.5
+    assert float(fresh.std()) == pytest.approx(expected, rel=0.03)
+    assert float(layer.weight.detach().std()) == pytest.approx(expected, rel=0.03)
+
+
+@given(new=st.lists(st.integers(0, 5), min_size=2, max_size=2), norm=st.sampled_from(["none", "batch"]))
+def test_a_resized_model_takes_the_weights_of_a_grown_one(new, norm):
+    setting = config(model={"normalization": norm}, pruning={"method": "hebbian"})
+    wanted = {"conv1": 4 + new[0], "conv2": 6 + new[1]}
+    grown, rebuilt = (models.build(setting, (1, 8, 8), 10) for _ in range(2))
+    models.resize(grown, wanted)
+    models.resize(rebuilt, wanted)
+    with torch.no_grad():
+        for p in grown.parameters():
+            p.normal_()
+    rebuilt.load_state_dict(grown.state_dict())
+    x_NCHW = torch.randn(2, 1, 8, 8)
+    assert models.widths(rebuilt) == wanted
+    assert torch.equal(rebuilt(x_NCHW), grown(x_NCHW))
+
+
+def test_resizing_refuses_unknown_layers_and_smaller_widths():
+    model = models.build(config(), (1, 8, 8), 10)
+    with pytest.raises(ValueError, match=r"cannot take layer 'conv9' to width 8"):
+        models.resize(model, {"conv9": 8})
+    with pytest.raises(ValueError, match=r"cannot take layer 'conv1' to width 3"):
+        models.resize(model, {"conv1": 3})
+
+
+def test_a_model_of_ones_own_comes_from_a_module_named_in_imports(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\n"
+        "from growcore.growth import LinearGrowingModule\n"
+        "class Tower(nn.Module):\n"
+        "    def __init__(self, config, image_shape, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.body = LinearGrowingModule(image_shape[1] * image_shape[2], config.widths[0],\n"
+        "            post_layer_function=nn.ReLU(), allow_growing=False)\n"
+        "        self.top = LinearGrowingModule(config.widths[0], num_classes, previous_module=self.body)\n"
+        "    def forward(self, x):\n"
+        "        return self.top(self.body(x.flatten(1)))\n"
+        "MODELS = {'tower': Tower}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {**config("tower", (5,), imports=["my_networks"]).to_dict()}
+    model = models.build(TrialConfig.from_dict(values), (1, 8, 8), 3)
+    assert models.widths(model) == {"body": 5}
+    models.resize(model, {"body": 7})
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_more_convolutions_of_stride_2_cost_less():
+    costs = [
+        cost.measure(models.build(config(model={"downsample_every": every}), (1, 8, 8), 10), (1, 8, 8))
+        for every in (0, 2, 1)
+    ]
+    assert costs[0].forward_flops > costs[1].forward_flops > costs[2].forward_flops
+
+
+def test_the_classifier_of_an_mlp_is_a_growing_module_so_that_the_last_hidden_layer_can_gain():
+    model = models.build(config("mlp"), (1, 8, 8), 10)
+    assert isinstance(models.grow_pairs(model)["fc3"], LinearGrowingModule)
+    assert isinstance(model, nn.Module)
