@@ -105,13 +105,12 @@ def _client(uri: str) -> MlflowClient:
     # An outage shall cost seconds, not MLflow's four minutes a call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's own imports
         from mlflow.tracking import MlflowClient
-
-        return MlflowClient(tracking_uri=uri)
+    for name in ("mlflow", "alembic"):  # importing MLflow sets its loggers up
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from growcore.config import TrialConfig
 from sweeps import best, events, records
 from sweeps.cluster import connected, num_slots
 from sweeps.config import ConfigError, SweepConfig
@@ -29,6 +30,7 @@ from sweeps.search import Study, TrialState, study_url
 from sweeps.space import SearchSpace
 
 _PLAN = "plan.yaml"
+_EMBEDDED = ("digits", "synthetic")  # data sets that no disk can lack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,15 +149,15 @@ class _Run:
     def start(self, *, is_new: bool) -> Result:
         self._root.mkdir(parents=True, exist_ok=True)
         uri = self._config.tracking.uri or records.default_uri(self._root)
+        _check_data(self._config.trial)
         with ThreadPoolExecutor(1) as pool:
             # MLflow's import and Ray's start take seconds each: side by side.
             opening = pool.submit(records.open_tracking, uri, self._config.tracking.experiment, self._root)
             with connected(self._config.cluster):
                 tracking = opening.result()
-                full = self._probe()
                 study = self._create() if is_new else self._load()
                 with records.Projector(tracking, self._folder, self._plan) as projector:
-                    result = self._run(study, full)
+                    result = self._run(study)
         return replace(result, complaint=projector.complaint)
 
     def _create(self) -> Study:
@@ -191,30 +193,7 @@ class _Run:
         except KeyError as error:
             raise ConfigError(str(error.args[0])) from None
 
-    def _probe(self) -> float:
-        """Fidelity of a whole trial of the base configuration, found on a worker.
-
-        Building it there finds a missing data set before anything is started.
-        """
-        if self._trainable is not None:
-            return float(self._config.trial.training.num_epochs)
-        import ray
-
-        cluster = self._config.cluster
-        task = ray.remote(num_cpus=cluster.cpus_per_trial, num_gpus=cluster.gpus_per_trial)(probe)
-        try:
-            full: float = ray.get(
-                task.remote(
-                    self._config.trial.to_dict(), self._plan["workdir"], self._config.scheduler.fidelity
-                )
-            )
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ValueError | FileNotFoundError):
-                raise ConfigError(str(error.cause)) from None
-            raise
-        return full
-
-    def _run(self, study: Study, full: float) -> Result:
+    def _run(self, study: Study) -> Result:
         goal = self._config.sweep.num_trials
         done = [row for row in study.rows() if row.state is not TrialState.running]
         shown = progress(goal, len(done), study.metric, study.maximize)
@@ -222,7 +201,7 @@ class _Run:
         began = time.monotonic()
         try:
             with stop_on_signal(shown) as stop:
-                self._fit(study, full, monitor, stop)
+                self._fit(study, monitor, stop)
         finally:
             shown.close()
         seconds = time.monotonic() - began
@@ -255,11 +234,11 @@ class _Run:
         )
         return path
 
-    def _fit(self, study: Study, full: float, monitor: Monitor, stop: Stop) -> None:
+    def _fit(self, study: Study, monitor: Monitor, stop: Stop) -> None:
         from sweeps import tuner
 
         tuner.fit(
-            tuner.Setting(config=self._config, folder=self._folder, workdir=self._plan["workdir"], full=full),
+            tuner.Setting(config=self._config, folder=self._folder, workdir=self._plan["workdir"]),
             study,
             self._space,
             monitor,
@@ -268,18 +247,13 @@ class _Run:
         )
 
 
-def probe(config: dict[str, Any], workdir: str, fidelity: str) -> float:
-    """Build a training as a trial will; returns the epochs, or the train FLOPs, of a whole one."""
-    import os
+def _check_data(config: TrialConfig) -> None:
+    """Raise ConfigError where the base configuration's data set is missing, before anything is started."""
+    if config.data.name in _EMBEDDED:
+        return
+    from growcore import data
 
-    from growcore import cost
-    from growcore.config import TrialConfig
-    from growcore.training import Training
-
-    os.chdir(workdir)
-    training = Training(TrialConfig.from_dict(config))
-    num_epochs = training.config.training.num_epochs
-    if fidelity == "epoch":
-        return float(num_epochs)
-    size = cost.measure(training.model, training.data.image_shape)
-    return float(size.training_flops) * len(training.data.train) * num_epochs
+    try:
+        data.load(config.data, "cpu", config.imports)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error

@@ -32,6 +32,7 @@ class Job:
     folder: str  # absolute, of this trial
     workdir: str  # where the sweep was launched: relative paths of a configuration start here
     config: dict[str, Any]  # TrialConfig.to_dict()
+    base: dict[str, Any]  # the sweep's trial before anything is searched; gives the scale of train FLOPs
     device: str  # "cpu" or "cuda"
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,6 +45,9 @@ class Engine(Protocol):
 
     def build(self, config: TrialConfig, device: str) -> Any:
         """An iterable of reports, each with `step`, `epoch`, `metrics`, `edits`, `finished`, `to_dict()`."""
+
+    def full_train_flops(self, base: TrialConfig, device: str) -> float:
+        """Train FLOPs of a whole trial that never changes its size."""
 
     def save(self, folder: Path, training: Any) -> Path:
         """Write a checkpoint into `folder` and return its path."""
@@ -63,6 +67,14 @@ class Growcore:
         from growcore.training import Training
 
         return Training(config, device)
+
+    def full_train_flops(self, base: TrialConfig, device: str) -> float:
+        """Measured on a model built for it."""
+        from growcore import cost
+
+        training = self.build(base, device)
+        size = cost.measure(training.model, training.data.image_shape)
+        return float(size.training_flops) * len(training.data.train) * base.training.num_epochs
 
     def save(self, folder: Path, training: Any) -> Path:
         """See `growcore.checkpoint.save`."""
@@ -87,7 +99,8 @@ class Growcore:
 class TrialRun:
     """One attempt at one trial: `advance()` until its result says done."""
 
-    def __init__(self, job: Job, engine: Engine) -> None:
+    def __init__(self, job: Job, engine: Engine, full_train_flops: float | None = None) -> None:
+        self.full_train_flops = full_train_flops  # of the base; None: to be measured
         self._job = job
         self._engine = engine
         self._folder = Path(job.folder)
@@ -125,6 +138,9 @@ class TrialRun:
 
     def _start(self) -> None:
         os.chdir(self._job.workdir)
+        if self.full_train_flops is None:
+            base = TrialConfig.from_dict(self._job.base)
+            self.full_train_flops = self._engine.full_train_flops(base, self._job.device)
         config = TrialConfig.from_dict(self._job.config)
         self._training = self._engine.build(config, self._job.device)
         self._checkpoint = self._engine.newest(self._checkpoints)
@@ -154,6 +170,7 @@ class TrialRun:
     def _result(self, report: dict[str, Any]) -> dict[str, Any]:
         return {
             "metrics": report["metrics"],
+            "full_train_flops": self.full_train_flops,
             "step": report["step"],
             "epoch": float(report["epoch"]),
             "finished": report["finished"],
@@ -196,7 +213,7 @@ class SweepTrial(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job in the same process."""
-        self._run = TrialRun(Job(**new_config["job"]), self.engine)
+        self._run = TrialRun(Job(**new_config["job"]), self.engine, self._run.full_train_flops)
         return True
 
     def step(self) -> dict[str, Any]:
