@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growcore.config import suggest_name, trial_keys
-from sweeps.config import GROUPS, TRIAL_GROUPS, ConfigError, SweepConfig, build_trial, set_key, sweep_keys
+from sweeps.config import (
+    GROUPS,
+    TRIAL_GROUPS,
+    ConfigError,
+    SweepConfig,
+    build_trial,
+    set_key,
+    suggest_key,
+    sweep_keys,
+)
 
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -173,7 +182,7 @@ def _read(words: Iterable[str], dirs: Sequence[Path]) -> _Request:
         elif key in GROUPS:
             request.options[key] = _option(key, text, dirs)
         else:
-            request.values[_known_key(key)] = _value(word)
+            request.values[_known_key(key)] = read_value(word)
     return request
 
 
@@ -202,16 +211,17 @@ def _known_key(key: str) -> str:
         raise ConfigError(f"'{key}' is part of the space: edit it with --search KEY=... or --fix KEY=VALUE.")
     known = trial_keys() + sweep_keys()
     if key not in known:
-        part = key.partition(".")[0]
-        siblings = [name for name in known if name.startswith(f"{part}.")]
-        hint = suggest_name(key, [*known, *GROUPS, "best"])
-        if not hint.startswith("Did"):
-            hint = suggest_name(key, siblings or [*GROUPS, "best"])
+        hint = suggest_key(key, [*known, *GROUPS, "best"])
         raise ConfigError(f"Unknown key '{key}'. {hint}")
     return key
 
 
-def _value(word: str) -> Any:
+def read_value(word: str) -> Any:
+    """The value in KEY=VALUE by Hydra's grammar, as in `[8,8]` or `null`; the inverse of `space.quote`.
+
+    Raises:
+        ConfigError: it cannot be read, or gives several values.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -234,6 +235,19 @@ def sweep_keys() -> list[str]:
     return [f"{part}.{f.name}" for part, cls in _PARTS.items() for f in dataclasses.fields(cls)]
 
 
+def suggest_key(key: str, known: Sequence[str]) -> str:
+    """A hint for an unknown dotted key: the closest of its part, else the keys of its part, else all parts."""
+    part, _, name = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if part and k.startswith(f"{part}.")}
+    if close := difflib.get_close_matches(name, siblings, n=1):
+        return f"Did you mean '{siblings[close[0]]}'?"
+    if siblings:
+        return f"Known: {', '.join(siblings.values())}."
+    if close := difflib.get_close_matches(key, known, n=1):
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(dict.fromkeys(k.partition('.')[0] for k in known))}."
+
+
 def build_trial(values: Mapping[str, Any]) -> TrialConfig:
     """TrialConfig.from_dict, its ValueError told as a ConfigError."""
     try:
@@ -264,7 +278,7 @@ def _build(cls: type[Any], part: str, values: Any) -> Any:
     for name in values:
         if name not in annotations:
             known = [f"{part}.{known}" for known in annotations]
-            raise ConfigError(f"Unknown key '{part}.{name}'. {suggest_name(f'{part}.{name}', known)}")
+            raise ConfigError(f"Unknown key '{part}.{name}'. {suggest_key(f'{part}.{name}', known)}")
     converted = {name: _convert(f"{part}.{name}", value, annotations[name]) for name, value in values.items()}
     try:
         return cls(**converted)

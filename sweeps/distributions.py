@@ -164,10 +164,12 @@ class Numeric:
         high_min, high_max = self.high.extent(extent)
         low_most, high_least = self._inward(low_max, high_min)
         if low_most > high_least:
-            where = f": low reaches {low_max:g}, high falls to {high_min:g}" if self.references else ""
+            where = (
+                f", where low reaches {low_max:g} and high falls to {high_min:g}" if self.references else ""
+            )
             raise ConfigError(
                 f"The space gives {self.key} a low bound above its high bound: got {self}{where}. "
-                f"Write {{{self._kind}: [LOW, HIGH]}} with LOW <= HIGH."
+                f"Let low be at most {high_min:g}, or high at least {low_max:g}."
             )
         if self.log and low_min <= 0:
             raise ConfigError(

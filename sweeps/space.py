@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from growcore.config import TrialConfig, suggest_name, trial_keys
-from sweeps.config import TRIAL_GROUPS, ConfigError, SweepConfig, build_trial, get_key, set_key
+from sweeps.config import TRIAL_GROUPS, ConfigError, SweepConfig, build_trial, get_key, set_key, suggest_key
 from sweeps.distributions import Choice, Condition, Distribution, Fixed, Numeric, parse
 from sweeps.suggesting import Corner, Given, Random, TrialLike
 
@@ -138,7 +138,7 @@ class SearchSpace:
         active, _ = self._walk(take)
         for key in values:
             if key not in active:
-                raise ConfigError(f"{key} is not searched here. {suggest_name(key, list(active))}")
+                raise ConfigError(f"{key} is not searched here. {suggest_key(key, list(active))}")
         return params
 
     def apply(self, values: Mapping[str, Any]) -> TrialConfig:
@@ -204,9 +204,7 @@ class SearchSpace:
     def _dimension(self, key: str, raw: Any) -> Dimension:
         known = [*trial_keys(), *TRIAL_GROUPS]
         if key not in known:
-            raise ConfigError(
-                f"The space searches '{key}', which is no trial key. {suggest_name(key, known)}"
-            )
+            raise ConfigError(f"The space searches '{key}', which is no trial key. {suggest_key(key, known)}")
         distribution, conditions = parse(key, raw)
         if key in TRIAL_GROUPS:
             if isinstance(distribution, Numeric):
@@ -218,7 +216,7 @@ class SearchSpace:
         ]:
             if name not in known or (role == "bound" and name in TRIAL_GROUPS):
                 raise ConfigError(
-                    f"The {role} of {key} refers to unknown key '{name}'. {suggest_name(name, known)}"
+                    f"The {role} of {key} refers to unknown key '{name}'. {suggest_key(name, known)}"
                 )
         part, _, name = key.partition(".")
         if part in _NEEDS_METHOD and name not in ("", "method"):
