@@ -80,7 +80,7 @@ class _FlopCounter(TorchDispatchMode):
     """Counts by torch's own formulas; its FlopCounterMode cannot be open around `autograd.grad`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(

@@ -20,14 +20,12 @@ OPTIMIZERS = {
 }
 
 
-def setting(
-    name: str = "conv", method: str = "tiny", norm: str = "none", num_neurons: int = 2
-) -> TrialConfig:
+def setting(name: str = "conv", method: str = "tiny", norm: str = "none") -> TrialConfig:
     return TrialConfig.from_dict(
         {
             "data": {"name": "digits"},
             "model": {"name": name, "widths": [3, 4, 4], "normalization": norm},
-            "growth": {"method": method, "num_neurons": num_neurons},
+            "growth": {"method": method, "num_neurons": 2},
             "pruning": {"method": "hebbian", "k1": 0.3, "k2": 0.6, "update_interval": 1},
         }
     )

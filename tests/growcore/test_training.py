@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -67,7 +68,13 @@ def test_reports_carry_the_metrics_that_people_and_searchers_read():
 
 
 def test_a_network_learns_grows_and_loses_connections_while_it_trains():
-    training = Training(config(training={"num_epochs": 8, "batch_size": 32}))
+    setting = config(
+        data={"name": "synthetic"},
+        pruning__every_epochs=4,
+        growth__every_epochs=3,
+        training={"num_epochs": 10, "batch_size": 32},
+    )
+    training = Training(setting)
     told = list(training)
     assert told[-1].metrics["val/accuracy"] > 0.9
     assert told[-1].metrics["model/width/conv1"] > told[0].metrics["model/width/conv1"]
@@ -161,8 +168,7 @@ def test_train_flops_count_every_image_forward_and_backward_and_the_growth_s_own
     per_image = cost.measure(training.model, training.data.image_shape).training_flops
     assert told[-1].metrics["cost/train_flops"] == 2 * 300 * per_image
     grown = reports(config(pruning={"method": "none"}))
-    steps = zip(grown, grown[1:], strict=False)
-    for before, after in steps:
+    for before, after in itertools.pairwise(grown):
         epoch_flops = after.metrics["cost/train_flops"] - before.metrics["cost/train_flops"]
         assert epoch_flops > 300 * 2 * after.metrics["model/forward_flops"]
     assert grown[1].metrics["cost/train_flops"] > told[-1].metrics["cost/train_flops"]
