@@ -11,11 +11,14 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sweeps.config import ConfigError
+
+if TYPE_CHECKING:
+    from sweeps import sweep
 
 WRONG_REQUEST, FAILED, INTERRUPTED = 2, 3, 130
 _NUM_SAMPLED = 3  # trials that a dry run shows
@@ -131,8 +134,108 @@ def launch(
 
     name = sweep.new_name(config)
     plan.show(plan.render(config, space, name))
-    result = sweep.launch(config, name, ["sweeps", *sys.argv[1:]])
+    click.echo()
+    _conclude(sweep.launch(config, name, ["sweeps", *sys.argv[1:]]))
+
+
+_SWEEP = click.argument("sweep_name", metavar="SWEEP")
+_ROOT = click.option(
+    "--root",
+    default="runs",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="storage.root of the sweeps.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
+
+
+@main.command()
+@_SWEEP
+@_ROOT
+def resume(sweep_name: str, root: Path) -> None:
+    """Continue a sweep that was interrupted: what was running, then the rest of its trials."""
+    from sweeps import sweep
+
+    _conclude(sweep.resume(root, sweep_name))
+
+
+def _conclude(result: sweep.Result) -> None:
+    from sweeps import commands
+
+    click.echo("\n".join(commands.closing(result)))
     if result.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
     if result.best is None:
         raise click.exceptions.Exit(FAILED)
+
+
+@main.command("list")
+@_ROOT
+@_JSON
+def list_(root: Path, as_json: bool) -> None:
+    """All sweeps."""
+    from sweeps import commands
+
+    click.echo(commands.list_sweeps(root, as_json))
+
+
+@main.command()
+@_SWEEP
+@_ROOT
+@_JSON
+def show(sweep_name: str, root: Path, as_json: bool) -> None:
+    """One sweep: every trial, best first."""
+    from sweeps import commands
+
+    click.echo(commands.show(root, sweep_name, as_json))
+
+
+@main.command()
+@_SWEEP
+@_ROOT
+@_JSON
+@_CONFIG_DIRS
+@click.option("--save", metavar="NAME", help="Save as best/NAME.yaml in --config-dir, else in ./conf.")
+@click.option("--trial", "number", type=int, help="Take this trial instead of the best.")
+def best(
+    sweep_name: str,
+    root: Path,
+    as_json: bool,
+    config_dirs: tuple[Path, ...],
+    save: str | None,
+    number: int | None,
+) -> None:
+    """Export the best trial of a sweep as a file that runs again."""
+    from sweeps import commands
+    from sweeps.compose import user_folder
+
+    click.echo(commands.export(root, sweep_name, number, save, user_folder(config_dirs), as_json))
+
+
+@main.command()
+@_OVERRIDES
+@_CONFIG_DIRS
+def train(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> None:
+    r"""Train one configuration here, without a sweep.
+
+    OVERRIDES as in launch; best=NAME or best=PATH trains an exported trial and compares the result:
+
+    \b
+        sweeps train best=fashion-small
+        sweeps train best=runs/grow-prune-7f3a/best.yaml training.num_epochs=30
+    """
+    from sweeps import commands
+    from sweeps.compose import load
+
+    click.echo("\n".join(commands.train(load(overrides, config_dirs))))
+
+
+@main.command()
+@_SWEEP
+@_ROOT
+@click.option("--port", default=5000, show_default=True, help="Of 127.0.0.1.")
+def ui(sweep_name: str, root: Path, port: int) -> None:
+    """Look at a sweep in MLflow, on this machine."""
+    from sweeps import commands
+
+    commands.ui(root.absolute(), sweep_name, port)

@@ -43,7 +43,7 @@ class Result:
     interrupted: bool  # trials of the budget are still to run
     seconds: float  # wall seconds of this run
     num_slots: int
-    busy: float  # fraction of slot time spent on trials of this run
+    busy: float  # fraction of slot time spent training
     complaint: str | None  # why records are missing in MLflow
 
 
@@ -207,7 +207,8 @@ class _Run:
         seconds = time.monotonic() - began
         slots = num_slots(self._config.cluster)
         ended = {row.number for row in done}
-        worked = sum(row.seconds for row in study.rows() if row.number not in ended)
+        new = [row for row in study.rows() if row.number not in ended]
+        worked = sum(row.outcome.metrics.get("cost/wall_seconds", 0.0) for row in new)
         interrupted = study.num_asked() < goal or any(r.state is TrialState.running for r in study.rows())
         return Result(
             study=study,

@@ -1,0 +1,223 @@
+"""What each subcommand prints: one function per subcommand, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweeps import best, leaderboard
+from sweeps.config import ConfigError, SweepConfig
+from sweeps.search import TrialState, list_studies, study_url
+from sweeps.sweep import Result, open_study, read_plan
+
+_MAX_ROWS = 20  # of the leaderboard that ends a sweep
+_UI_SECONDS = 60  # MLflow's server has to answer within
+
+
+def closing(result: Result) -> list[str]:
+    """The last lines of a sweep: what came out, and the commands that lead on."""
+    name = result.study.name
+    took = f"{leaderboard.duration(result.seconds)}, {result.num_slots} slots {result.busy:.0%} busy training"
+    lines = ["", f"{name}  {leaderboard.counts(result.study)}    {took}"]
+    lines += leaderboard.table(result.study, limit=_MAX_ROWS, width=_width())
+    if result.best is not None:
+        path = _relative(result.best)
+        lines.append(f"best: {path}     rerun: sweeps train best={path}")
+    root = _root_option(result.folder.parent)
+    if result.interrupted:
+        lines.append(f"interrupted: continue with  sweeps resume {name}{root}")
+    lines.append(f"look: sweeps show {name}{root}     sweeps ui {name}{root}")
+    if result.complaint is not None:
+        lines.append(
+            f"MLflow did not answer ({result.complaint}): the records there are incomplete. All of them lie "
+            f"in {_relative(result.folder)}; sweeps resume {name}{root} sends what is missing."
+        )
+    return lines
+
+
+def list_sweeps(root: Path, as_json: bool) -> str:
+    """Every sweep under a storage root, oldest first."""
+    rows = list_studies(study_url(root)) if (root / "optuna.db").is_file() else []
+    if as_json:
+        return _json([{**asdict(row), "num_trials": dict(row.num_trials)} for row in rows])
+    if not rows:
+        return f"No sweeps under {root}. Start one with `sweeps launch`."
+    cells = [["sweep", "started", "trials", "complete", "stopped", "failed", "running", "best", "by"]]
+    for row in rows:
+        num = row.num_trials
+        cells.append(
+            [
+                row.name,
+                f"{row.started:%Y-%m-%d %H:%M}" if row.started else "-",
+                f"{sum(num.values())}/{row.budget or '-'}",
+                *(
+                    str(num[state])
+                    for state in (
+                        TrialState.complete,
+                        TrialState.stopped,
+                        TrialState.failed,
+                        TrialState.running,
+                    )
+                ),
+                "-" if row.best is None else f"{row.best:.4f}",
+                row.metric,
+            ]
+        )
+    return "\n".join(leaderboard.columns(cells, left={0, 8}))
+
+
+def show(root: Path, name: str, as_json: bool) -> str:
+    """One sweep: every trial."""
+    plan = read_plan(root, name)
+    study = open_study(root, name)
+    if as_json:
+        values = {
+            "name": name,
+            "metric": study.metric,
+            "command": plan["command"],
+            "commit": plan["commit"],
+            "trials": [asdict(e) for e in leaderboard.entries(study)],
+        }
+        return _json(values)
+    lines = [f"{name}  {leaderboard.counts(study)}", *leaderboard.table(study, width=_width())]
+    return "\n".join([*lines, f"launched {plan['created']} by: {plan['command']}"])
+
+
+def export(root: Path, name: str, number: int | None, save: str | None, folder: Path, as_json: bool) -> str:
+    """The best trial of a sweep, written as a best file.
+
+    Args:
+        root: storage root.
+        name: of the sweep.
+        number: a trial to take instead of the best.
+        save: name of the file in the user's configuration folder; None: SWEEP/best.yaml.
+        folder: that configuration folder.
+        as_json: print the file's contents.
+    """
+    study = open_study(root, name)
+    row = best.pick(study, number)
+    path = folder / "best" / f"{save}.yaml" if save else root / name / "best.yaml"
+    best.export(study, row, path)
+    if as_json:
+        return _json({"path": str(path), **best.document(study, row)})
+    rerun = f"sweeps train best={save or path}"
+    if save and folder != Path("conf"):
+        rerun += f" --config-dir {folder}"
+    e = leaderboard.entry(row)
+    return "\n".join(
+        [
+            f"trial {row.number} of {name}: {leaderboard.label(study.metric)} {row.value:.4f}, {e.chosen}",
+            f"saved: {path}     rerun: {rerun}",
+        ]
+    )
+
+
+def train(config: SweepConfig) -> list[str]:
+    """Train one configuration here, and compare it with what its best file recorded.
+
+    Raises:
+        ConfigError: its data set is missing.
+        growcore.training.TrialFailed: the loss is no longer finite.
+    """
+    folder = Path(config.storage.root) / f"train-{secrets.token_hex(2)}"
+
+    def tell(report: Any) -> None:
+        metrics = report.metrics
+        sizes = (
+            f"{metrics['model/parameters']:,.0f} params, {metrics['model/nonzero_parameters']:,.0f} non-zero"
+        )
+        print(f"  epoch {report.epoch}: val acc {metrics['val/accuracy']:.4f}, {sizes}", flush=True)
+
+    compared = best.retrain(
+        config.trial,
+        config.recorded,
+        device="cuda" if config.cluster.gpus_per_trial else "cpu",
+        checkpoints=folder / "checkpoints",
+        on_report=tell,
+    )
+    lines = best.comparison_lines(compared)
+    if config.recorded is not None:
+        lines.insert(0, f"beside trial {config.recorded.get('trial')} of {config.recorded.get('sweep')}:")
+    return [*lines, f"checkpoint: {folder / 'checkpoints'}"]
+
+
+def ui(root: Path, name: str, port: int) -> None:
+    """Serve a sweep's MLflow records on 127.0.0.1 until Ctrl-C; where a server has them, say where."""
+    from sweeps import records
+
+    config = SweepConfig.from_dict(read_plan(root, name)["config"])
+    uri = config.tracking.uri or records.default_uri(root)
+    tracking = records.open_tracking(uri, config.tracking.experiment, root)
+    if uri.startswith("http"):
+        print(records.experiment_url(uri.rstrip("/"), tracking, name))
+        return
+    if not _is_free(port):
+        raise ConfigError(f"--port {port} is taken on this machine. Choose another: --port {port + 1}.")
+    server = _serve(uri, port)
+    try:
+        base = f"http://127.0.0.1:{port}"
+        _await(f"{base}/health", server)
+        print(f"{records.experiment_url(base, tracking, name)}\nCtrl-C ends it.", flush=True)
+        server.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _serve(uri: str, port: int) -> subprocess.Popen[bytes]:
+    # One worker and no job runner: a quarter of the memory, and faster on one machine.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    where = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *where],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _await(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _UI_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"MLflow's server ended with code {server.returncode}")
+        try:
+            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise RuntimeError(f"MLflow's server did not answer at {url} within {_UI_SECONDS} s")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _root_option(root: Path) -> str:
+    return "" if root == Path("runs").absolute() else f" --root {_relative(root)}"
+
+
+def _json(value: Sequence[Any] | dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, default=str)
