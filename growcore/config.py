@@ -185,7 +185,7 @@ class GrowthConfig:
     where: GrowthWhere = GrowthWhere.all
     start_epoch: int = 1  # epochs before the first growth
     every_epochs: int = 1  # epochs between growths
-    end_epoch: int | None = None  # no growth after this epoch; None: until the end
+    end_fraction: float = 0.75  # of a trial's epochs; no growth after, so that new neurons can settle
     num_neurons: int = 4  # neurons a layer gains at one growth, at most
     max_width: int = 64  # a layer grows no wider than this
     statistics_batches: int = 4  # training batches the statistics are gathered on
@@ -223,13 +223,7 @@ class GrowthConfig:
                 "is a fraction of the largest value, at most 1, while growth.relative_thresholds is on",
                 "1e-3",
             )
-        _require(
-            self.end_epoch is None or self.end_epoch >= self.start_epoch,
-            "growth.end_epoch",
-            self.end_epoch,
-            f"must not lie before growth.start_epoch={self.start_epoch}",
-            "null",
-        )
+        _check_fraction("growth.end_fraction", self.end_fraction)
         _require(
             self.max_scaling_factor > 0 and math.isfinite(self.max_scaling_factor),
             "growth.max_scaling_factor",
@@ -251,7 +245,7 @@ class PruningConfig:
     update_interval: int = 20  # training steps between two measurements of strength
     start_epoch: int = 1  # epochs before the first progression
     every_epochs: int = 1  # epochs between progressions
-    end_epoch: int | None = None  # no progression after this epoch; None: until the end
+    end_fraction: float = 0.75  # of a trial's epochs; no progression after, so that weights can settle
 
     def __post_init__(self) -> None:
         if not 0 <= self.k1 <= 1 or not 0 <= self.k2 <= 1:
@@ -274,13 +268,7 @@ class PruningConfig:
         for name, low in (("update_interval", 1), ("start_epoch", 0), ("every_epochs", 1)):
             value = getattr(self, name)
             _require(value >= low, f"pruning.{name}", value, f"must be at least {low}", str(low))
-        _require(
-            self.end_epoch is None or self.end_epoch >= self.start_epoch,
-            "pruning.end_epoch",
-            self.end_epoch,
-            f"must not lie before pruning.start_epoch={self.start_epoch}",
-            "null",
-        )
+        _check_fraction("pruning.end_fraction", self.end_fraction)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -471,6 +459,10 @@ def _known_name(key: str, name: str, built_in: tuple[str, ...], entry_points: st
             f"Unknown {key}={name!r}. {suggest_name(name, built_in + registered)} One of your own is "
             f"registered by the entry point group '{entry_points}' or by a module listed in 'imports'."
         )
+
+
+def _check_fraction(key: str, value: float) -> None:
+    _require(0 <= value <= 1, key, value, "is a fraction in [0, 1] of training.num_epochs", "0.75")
 
 
 def _require(holds: bool, key: str, value: object, rule: str, example: str) -> None:

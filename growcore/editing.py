@@ -44,10 +44,10 @@ class Editor:
         records: list[EditRecord] = []
         flops = 0
         moment = _Moment(model, self.data.image_shape, epoch, step)
-        progress = policies.Progress(epoch, self.num_growths)
-        if policies.pruning_is_due(self.config.pruning, epoch):
+        progress = policies.Progress(epoch, self.config.training.num_epochs, self.num_growths)
+        if policies.pruning_is_due(self.config.pruning, progress):
             records += self._prune(model, optimizer, progress, moment)
-        if policies.growth_is_due(self.config.growth, epoch):
+        if policies.growth_is_due(self.config.growth, progress):
             grown, flops = cost.executed_flops(lambda: self._grow(model, optimizer, progress, moment))
             records += grown
             self.num_growths += 1

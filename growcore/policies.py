@@ -20,6 +20,7 @@ class Progress:
     """How far a training has come."""
 
     epoch: int  # epochs finished
+    num_epochs: int  # epochs in all
     num_growths: int  # growth events so far
 
 
@@ -46,17 +47,17 @@ class PruneObservation:
     proposal: PruneMask
 
 
-def growth_is_due(config: GrowthConfig, epoch: int) -> bool:
-    """Whether a growth comes before epoch `epoch` (counted from 0) is trained."""
+def growth_is_due(config: GrowthConfig, progress: Progress) -> bool:
+    """Whether a growth comes before the next epoch is trained."""
     return config.method != GrowthMethod.none and _is_due(
-        epoch, config.start_epoch, config.every_epochs, config.end_epoch
+        progress, config.start_epoch, config.every_epochs, config.end_fraction
     )
 
 
-def pruning_is_due(config: PruningConfig, epoch: int) -> bool:
-    """Whether connections are judged before epoch `epoch` (counted from 0) is trained."""
+def pruning_is_due(config: PruningConfig, progress: Progress) -> bool:
+    """Whether connections are judged before the next epoch is trained."""
     return config.method != PruningMethod.none and _is_due(
-        epoch, config.start_epoch, config.every_epochs, config.end_epoch
+        progress, config.start_epoch, config.every_epochs, config.end_fraction
     )
 
 
@@ -111,8 +112,9 @@ def decide_pruning(
     ]
 
 
-def _is_due(epoch: int, start: int, every: int, end: int | None) -> bool:
-    return epoch >= start and (epoch - start) % every == 0 and (end is None or epoch <= end)
+def _is_due(progress: Progress, start: int, every: int, end_fraction: float) -> bool:
+    since = progress.epoch - start
+    return since >= 0 and since % every == 0 and progress.epoch <= end_fraction * progress.num_epochs
 
 
 def _grow(observation: GrowthObservation, why: str, config: GrowthConfig, progress: Progress) -> Edit:

@@ -32,9 +32,7 @@ class EditRecord:
     number: int  # neurons gained, or connections that became zero
     reason: str
     predicted_decrease: float | None = None  # of the mean loss, first order, at the scaling factor applied
-    realised_decrease: float | None = (
-        None  # on the line search's batches, all edits together
-    )
+    realised_decrease: float | None = None  # on the line search's batches, all edits together
     scaling_factor: float | None = None
     counts: dict[str, float] = field(default_factory=dict)  # of a pruning: kept, reinitialised, ...
     before: LayerState | None = None

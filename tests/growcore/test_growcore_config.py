@@ -54,11 +54,12 @@ def test_a_missing_key_without_default_says_how_to_set_it():
         TrialConfig.from_dict({**MINIMAL, "data": {}})
 
 
-def test_ends_may_not_lie_before_starts():
-    with pytest.raises(ValueError, match=r"growth.end_epoch must not lie before growth.start_epoch=3"):
-        GrowthConfig(start_epoch=3, end_epoch=2)
-    with pytest.raises(ValueError, match=r"pruning.end_epoch must not lie before pruning.start_epoch=3"):
-        PruningConfig(start_epoch=3, end_epoch=2)
+@pytest.mark.parametrize("end", [-0.1, 1.1])
+def test_edits_end_at_a_fraction_of_the_epochs(end):
+    with pytest.raises(ValueError, match=r"growth.end_fraction is a fraction in \[0, 1\]"):
+        GrowthConfig(end_fraction=end)
+    with pytest.raises(ValueError, match=r"pruning.end_fraction is a fraction in \[0, 1\]"):
+        PruningConfig(end_fraction=end)
 
 
 def test_a_network_may_not_start_wider_than_it_may_grow():

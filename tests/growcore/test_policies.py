@@ -43,7 +43,7 @@ def config(where: GrowthWhere) -> GrowthConfig:
     ],
 )
 def test_where_to_grow_decides_which_layers_and_says_why(where, layers, reason):
-    edits = policies.decide_growth(THREE, config(where), Progress(epoch=3, num_growths=0))
+    edits = policies.decide_growth(THREE, config(where), Progress(epoch=3, num_epochs=9, num_growths=0))
     assert [edit.layer for edit in edits] == layers
     for edit in edits:
         assert "2 neurons by tiny at epoch 3" in edit.reason
@@ -53,34 +53,29 @@ def test_where_to_grow_decides_which_layers_and_says_why(where, layers, reason):
 
 @given(num_growths=st.integers(0, 20))
 def test_round_robin_gives_every_layer_its_turn(num_growths):
-    (edit,) = policies.decide_growth(THREE, config(GrowthWhere.round_robin), Progress(1, num_growths))
+    (edit,) = policies.decide_growth(THREE, config(GrowthWhere.round_robin), Progress(1, 9, num_growths))
     assert edit.layer == "abc"[num_growths % 3]
 
 
 def test_nothing_observed_means_nothing_to_do():
-    assert policies.decide_growth([], config(GrowthWhere.all), Progress(0, 0)) == []
+    assert policies.decide_growth([], config(GrowthWhere.all), Progress(0, 9, 0)) == []
 
 
-@given(
-    start=st.integers(0, 5),
-    every=st.integers(1, 4),
-    length=st.none() | st.integers(0, 9),
-    epoch=st.integers(0, 30),
-)
-def test_edits_are_due_every_so_many_epochs_between_start_and_end(start, every, length, epoch):
-    end = None if length is None else start + length
-    due = epoch in range(start, 31 if end is None else end + 1, every)
-    growth = GrowthConfig(method=GrowthMethod.tiny, start_epoch=start, every_epochs=every, end_epoch=end)
-    pruning = PruningConfig(
-        method=PruningMethod.hebbian, start_epoch=start, every_epochs=every, end_epoch=end
-    )
-    assert policies.growth_is_due(growth, epoch) == due
-    assert policies.pruning_is_due(pruning, epoch) == due
+@given(start=st.integers(0, 5), every=st.integers(1, 4), end=st.integers(0, 8), epoch=st.integers(0, 30))
+def test_edits_are_due_every_so_many_epochs_from_the_start_to_a_fraction_of_the_training(
+    start, every, end, epoch
+):
+    progress = Progress(epoch, num_epochs=32, num_growths=0)
+    due = epoch in range(start, 4 * end + 1, every)
+    timing = {"start_epoch": start, "every_epochs": every, "end_fraction": end / 8}
+    assert policies.growth_is_due(GrowthConfig(method=GrowthMethod.tiny, **timing), progress) == due
+    assert policies.pruning_is_due(PruningConfig(method=PruningMethod.hebbian, **timing), progress) == due
 
 
 def test_without_a_method_nothing_is_ever_due():
-    assert not any(policies.growth_is_due(GrowthConfig(), epoch) for epoch in range(20))
-    assert not any(policies.pruning_is_due(PruningConfig(), epoch) for epoch in range(20))
+    for epoch in range(20):
+        assert not policies.growth_is_due(GrowthConfig(), Progress(epoch, 20, 0))
+        assert not policies.pruning_is_due(PruningConfig(), Progress(epoch, 20, 0))
 
 
 @given(num=st.integers(1, 9), width=st.integers(1, 20), room=st.integers(0, 20))
@@ -95,7 +90,7 @@ def test_a_progression_is_decided_for_every_sparse_layer_with_its_fractions_as_t
         PruneObservation(name, rank_within_scopes(torch.rand(2, 2, 3, 3), 0.2, 0.5, ())) for name in "ab"
     ]
     pruning = PruningConfig(method=PruningMethod.hebbian, k1=0.2, k2=0.5)
-    edits = policies.decide_pruning(masks, pruning, Progress(epoch=4, num_growths=0))
+    edits = policies.decide_pruning(masks, pruning, Progress(epoch=4, num_epochs=9, num_growths=0))
     assert [edit.layer for edit in edits] == ["a", "b"]
     assert edits[0].reason == (
         "hebbian strength within each layer at epoch 4: the strongest 0.2 stay, up to 0.5 restart"
