@@ -144,9 +144,7 @@ class SparseConnections(nn.Module):
             return
         if self.learning_iterations % self.update_interval == 0:
             x = input_tensor.detach()
-            output_tensor.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: self.update_connections_tensor(x, gradient)
-            )
+            output_tensor.register_hook(lambda gradient: self.update_connections_tensor(x, gradient))
         self._num_forwards += 1
 
     @torch.no_grad()

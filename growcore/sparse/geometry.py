@@ -9,7 +9,7 @@ Shapes: N batch, C in, O out, HW input map, PQ output map, KL kernel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -28,6 +28,14 @@ class Geometry(Protocol):
         """Samples times output positions: the terms of that sum."""
         ...
 
+    def as_convolution(self, x: Tensor, y: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
+        """The same layer as a convolution without padding: its geometry, padded input and output."""
+        ...
+
+    def weight_shaped(self, values_OCKL: Tensor) -> Tensor:
+        """Values for the connections of that convolution, shaped like this layer's weight."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LinearGeometry:
@@ -40,6 +48,14 @@ class LinearGeometry:
     def num_terms(self, y: Tensor) -> int:
         """Rows of y."""
         return y.numel() // y.shape[-1]
+
+    def as_convolution(self, x: Tensor, y: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
+        """A 1 x 1 convolution; dimensions between the first and the last are its positions."""
+        return ConvGeometry((1, 1)), _as_map(x), _as_map(y)
+
+    def weight_shaped(self, values_OCKL: Tensor) -> Tensor:
+        """O x C."""
+        return values_OCKL.flatten(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,11 @@ class ConvGeometry:
     def weight_gradient(self, x_NCHW: Tensor, y_NOPQ: Tensor) -> Tensor:
         """One convolution weight gradient; x is the input before padding. Returns O x C/groups x K x L."""
         x, y = _batched(x_NCHW), _batched(y_NOPQ)
-        x, padding = self.pad(x)
+        (top, bottom), (left, right) = self.margins()
+        padding = (top, left)
+        # A convolution pads with zeros, alike on both sides; other padding is written out.
+        if self.padding_mode != "zeros" or top != bottom or left != right:
+            x, padding = self._padded(x), (0, 0)
         gradient: Tensor = torch.ops.aten.convolution_backward(
             y,
             x,
@@ -90,14 +110,55 @@ class ConvGeometry:
         """N * P * Q."""
         return y_NOPQ.numel() // y_NOPQ.shape[-3]
 
-    def pad(self, x_NCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The input with what padding a convolution cannot do itself, and the padding left to it."""
+    def as_convolution(self, x_NCHW: Tensor, y_NOPQ: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
+        """With the padding written out."""
+        x = self._padded(_batched(x_NCHW))
+        return replace(self, padding=(0, 0), padding_mode="zeros"), x, _batched(y_NOPQ)
+
+    def weight_shaped(self, values_OCKL: Tensor) -> Tensor:
+        """The values as they are."""
+        return values_OCKL
+
+    def taps(self, x_NCHW: Tensor) -> Tensor:
+        """What each connection reads where: a P x Q x G x N x C/G x K x L view of a padded input."""
+        steps = x_NCHW.stride()
+        P, Q = self.output_size(x_NCHW)
+        num_channels = x_NCHW.shape[1] // self.groups
+        return x_NCHW.as_strided(
+            (P, Q, self.groups, x_NCHW.shape[0], num_channels, *self.kernel_size),
+            (
+                steps[2] * self.stride[0],
+                steps[3] * self.stride[1],
+                steps[1] * num_channels,
+                steps[0],
+                steps[1],
+                steps[2] * self.dilation[0],
+                steps[3] * self.dilation[1],
+            ),
+        )
+
+    def tap_deviations(self, x_NCHW: Tensor) -> Tensor:
+        """Standard deviation of each tap of a padded input over samples and positions, G x C/G x K x L.
+
+        It is exactly 0 for a constant tap.
+        """
+        K, L = self.kernel_size
+        taps_PQGNCKL = self.taps(x_NCHW)
+        rows = [taps_PQGNCKL[..., i, j].var(dim=(0, 1, 3), correction=0) for i in range(K) for j in range(L)]
+        return torch.stack(rows, dim=-1).sqrt().reshape(*taps_PQGNCKL.shape[2:3], -1, K, L)
+
+    def output_size(self, x_NCHW: Tensor) -> tuple[int, int]:
+        """P and Q of the output of a padded input."""
+        sizes = zip(x_NCHW.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        P, Q = (
+            (size - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, dilation in sizes
+        )
+        return P, Q
+
+    def _padded(self, x_NCHW: Tensor) -> Tensor:
         (top, bottom), (left, right) = self.margins()
-        if self.padding_mode == "zeros":
-            if top == bottom and left == right:
-                return x_NCHW, (top, left)
-            return F.pad(x_NCHW, (left, right, top, bottom)), (0, 0)
-        return F.pad(x_NCHW, (left, right, top, bottom), mode=self.padding_mode), (0, 0)
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x_NCHW, (left, right, top, bottom), mode=mode)
 
     def margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Cells of padding (top, bottom), (left, right); 'same' puts the odd one last, as torch does."""
@@ -112,6 +173,11 @@ class ConvGeometry:
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
     return values[0], values[1]
+
+
+def _as_map(x: Tensor) -> Tensor:
+    x = x.reshape(1, -1) if x.dim() == 1 else x
+    return x.flatten(1, -2).transpose(1, 2).unsqueeze(-1) if x.dim() > 2 else x[..., None, None]
 
 
 def _batched(x: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def rank_within_scopes(
         ValueError: fractions or dimensions out of range, strengths that are not all finite.
     """
     num_kept, num_alive = scope_counts(scope_size(strengths.shape, prune_dims), k1, k2)
-    _check_finite(strengths)
+    check_finite(strengths)
     scope_dims = [d % strengths.dim() for d in prune_dims]
     order = [*scope_dims, *(d for d in range(strengths.dim()) if d not in scope_dims)]
     permuted = strengths.permute(order)
@@ -111,7 +111,7 @@ def rank_globally(strengths: Sequence[Tensor], k1: float, k2: float) -> list[Pru
     if not strengths:
         raise ValueError("a global ranking needs the strengths of at least one layer; got none.")
     for tensor in strengths:
-        _check_finite(tensor)
+        check_finite(tensor)
     flat = torch.cat([tensor.reshape(-1) for tensor in strengths])
     num_kept, num_alive = scope_counts(flat.numel(), k1, k2)
     ranks = _ranks(flat.unsqueeze(0)).squeeze(0)
@@ -155,7 +155,8 @@ def check_fractions(k1: float, k2: float) -> None:
         )
 
 
-def _check_finite(strengths: Tensor) -> None:
+def check_finite(strengths: Tensor) -> None:
+    """Raise ValueError for strengths that are not all finite."""
     if not bool(torch.isfinite(strengths).all()):
         count = int((~torch.isfinite(strengths)).sum())
         raise ValueError(

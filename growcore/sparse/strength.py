@@ -9,7 +9,7 @@ Shapes: N batch, C in, O out, HW input map, PQ output map, KL kernel; for linear
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,92 @@ def coactivation(geometry: Geometry, x: Tensor, y: Tensor, threshold: float = 0.
         return counts.round_() / geometry.num_terms(y)
 
 
+def correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
+    """How strongly input tap and output move together over the batch, position by position.
+
+    Args:
+        geometry: how the layer joins x to y.
+        x: layer input, before padding; dimensions between the first and the last of a linear layer's
+            input are positions.
+        y: layer output.
+
+    Returns:
+        |Pearson correlation over the batch| at each output position, averaged over positions; in [0, 1],
+        at least float32, shaped like the weight. It is 0 where the tap or the output is constant.
+
+    Raises:
+        ValueError: fewer than 3 samples, over which every correlation is 1 or 0.
+    """
+    conv, x, y = geometry.as_convolution(widen(x), widen(y))
+    if x.shape[0] < 3:
+        raise ValueError(
+            f"correlation needs a batch of at least 3, as fewer samples always correlate fully; "
+            f"got {x.shape[0]}. Drop the last, smaller batch, or use strength='pooled_correlation'."
+        )
+    taps_PQGNT = conv.taps(_standardised(x))
+    num_outputs = y.shape[1] // conv.groups
+    y_PQGON = _standardised(y).unflatten(1, (conv.groups, num_outputs)).permute(3, 4, 1, 2, 0)
+    P, Q, G, N = taps_PQGNT.shape[:4]
+    T = taps_PQGNT.shape[4:].numel()
+    total = x.new_zeros(G, num_outputs, T)
+    with torch.autocast(x.device.type, enabled=False):
+        for rows, columns in _blocks(P, Q, _CHUNK_ENTRIES // total.numel()):
+            taps = taps_PQGNT[rows, columns].reshape(-1, N, T)
+            products = torch.bmm(y_PQGON[rows, columns].reshape(-1, num_outputs, N), taps).abs_()
+            total += products.reshape(-1, G, num_outputs, T).sum(0)
+    return geometry.weight_shaped((total / (P * Q)).reshape(y.shape[1], *taps_PQGNT.shape[4:]))
+
+
+def pooled_correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
+    """How strongly input tap and output move together over samples and positions at once.
+
+    Args:
+        geometry: how the layer joins x to y.
+        x: layer input, before padding; what padding adds takes part.
+        y: layer output.
+
+    Returns:
+        |Pearson correlation| over all pairs of sample and position; in [0, 1], at least float32, shaped
+        like the weight. It is 0 where the tap or the output is constant.
+
+    Raises:
+        ValueError: fewer than 3 pairs.
+    """
+    num_terms = geometry.num_terms(y)
+    if num_terms < 3:
+        raise ValueError(
+            f"pooled_correlation needs at least 3 pairs of sample and position, as fewer always correlate "
+            f"fully; got {num_terms}. Use a larger batch, or strength='coactivation'."
+        )
+    conv, x, y = geometry.as_convolution(widen(x), widen(y))
+    x_deviation = conv.tap_deviations(x).repeat_interleave(y.shape[1] // conv.groups, dim=0)
+    y_variance, y_mean = torch.var_mean(y, dim=(0, 2, 3), correction=0, keepdim=True)
+    y_deviation = y_variance.sqrt().reshape(-1, 1, 1, 1)
+    with torch.autocast(x.device.type, enabled=False):
+        # The outputs have mean 0, so that of the taps does not matter; less of it rounds better.
+        covariance = conv.weight_gradient(x - x.mean((0, 2, 3), keepdim=True), y - y_mean) / num_terms
+    defined = (x_deviation > 0) & (y_deviation > 0)
+    correlations = torch.where(defined, covariance.abs() / (x_deviation * y_deviation), 0)
+    return geometry.weight_shaped(correlations.clamp_(max=1))
+
+
+def gradient(geometry: Geometry, x: Tensor, gradient_of_y: Tensor) -> Tensor:
+    """Absolute gradient of the loss with respect to every weight, pruned ones included.
+
+    Args:
+        geometry: how the layer joins x to its output y.
+        x: layer input, before padding.
+        gradient_of_y: dL/dy.
+
+    Returns:
+        |dL/dw|, at least float32, shaped like the weight; all 0 for a batch whose gradient overflowed,
+        as a loss scaler leaves such a step out.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        strengths = geometry.weight_gradient(widen(x), widen(gradient_of_y)).abs()
+    return torch.where(torch.isfinite(strengths).all(), strengths, 0)
+
+
 def random(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Strengths drawn uniformly from [0, 1): the baseline that every other one is measured against."""
     device = generator.device if generator is not None else weight.device
@@ -70,6 +156,27 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+_CHUNK_ENTRIES = 1 << 20  # of a block of products: as much as a cache holds
+
+
+def _standardised(x_NCHW: Tensor) -> Tensor:
+    """Each position with mean 0 and length 1 over the batch; 0 where it is constant."""
+    centred = x_NCHW - x_NCHW.mean(0)
+    # Rounding leaves a constant a little off its mean, so constants are told by their range.
+    constant = x_NCHW.amax(0) == x_NCHW.amin(0)
+    length = torch.linalg.vector_norm(centred, dim=0)
+    return centred.mul_(torch.where(constant | (length == 0), 0, 1 / length))
+
+
+def _blocks(num_rows: int, num_columns: int, positions: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of at most `positions` output positions (at least one), whole rows where they fit."""
+    rows = max(positions // num_columns, 1)
+    columns = min(max(positions, 1), num_columns)
+    for row in range(0, num_rows, rows):
+        for column in range(0, num_columns, columns):
+            yield slice(row, row + rows), slice(column, column + columns)
+
+
 Measure = Callable[[Geometry, Tensor, Tensor, float], Tensor]
 Rank = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
 
@@ -89,7 +196,15 @@ def _accumulated(accumulated: Tensor, weight: Tensor, generator: torch.Generator
 
 STRENGTHS: dict[str, Strength] = {
     "coactivation": Strength(rank=_accumulated, measure=coactivation),
-    "magnitude": Strength(rank=lambda accumulated, weight, generator: magnitude(weight)),
+    "correlation": Strength(rank=_accumulated, measure=lambda g, x, y, _: correlation(g, x, y)),
+    "pooled_correlation": Strength(rank=_accumulated, measure=lambda g, x, y, _: pooled_correlation(g, x, y)),
+    "gradient": Strength(
+        rank=_accumulated, measure=lambda g, x, y, _: gradient(g, x, y), observes_gradient=True
+    ),
+    "magnitude": Strength(rank=lambda accumulated, weight, _: magnitude(weight)),
+    "magnitude_x_coactivation": Strength(
+        rank=lambda accumulated, weight, _: magnitude(weight) * accumulated, measure=coactivation
+    ),
     "random": Strength(rank=lambda accumulated, weight, generator: random(weight, generator)),
 }
 

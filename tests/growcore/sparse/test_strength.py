@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from growcore.sparse.geometry import ConvGeometry, LinearGeometry
-from growcore.sparse.strength import STRENGTHS, coactivation, find_strength
+from growcore.sparse.strength import (
+    STRENGTHS,
+    coactivation,
+    correlation,
+    find_strength,
+    gradient,
+    magnitude,
+    pooled_correlation,
+    random,
+)
 
 torch.set_num_threads(1)
 # Torch's own hint that an uneven padding costs it a copy.
@@ -72,6 +81,120 @@ def test_coactivation_equals_a_loop_over_connections_samples_and_positions(name)
         strengths = coactivation(ConvGeometry.of(conv), x, y, threshold)
         torch.testing.assert_close(strengths, coactivation_by_loops(conv, x, y, threshold), rtol=0, atol=1e-6)
         assert strengths.max() > 0
+
+
+def pearson(a, b):
+    """|correlation| of two vectors in float64, 0 where one is constant."""
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    scale = a.norm() * b.norm()
+    return (a @ b).abs() / scale if scale > 1e-9 else torch.tensor(0.0)
+
+
+def each_connection(conv, value):
+    H = torch.zeros(conv.weight.shape, dtype=torch.float64)
+    for index in torch.cartesian_prod(*[torch.arange(n) for n in conv.weight.shape]).tolist():
+        H[tuple(index)] = value(*index)
+    return H.float()
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_correlation_equals_a_loop_over_connections_and_positions(name):
+    conv, x, y = make(name)
+    positions = [(p, q) for p in range(y.shape[2]) for q in range(y.shape[3])]
+
+    def mean_over_positions(o, c, i, j):
+        values = [pearson(taps(conv, x, o, c, i, j, p, q), y[:, o, p, q]) for p, q in positions]
+        return sum(values) / len(values)
+
+    expected = each_connection(conv, mean_over_positions)
+    strengths = correlation(ConvGeometry.of(conv), x, y)
+    torch.testing.assert_close(strengths, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_pooled_correlation_equals_a_loop_over_connections(name):
+    conv, x, y = make(name)
+    positions = [(p, q) for p in range(y.shape[2]) for q in range(y.shape[3])]
+
+    def over_all(o, c, i, j):
+        inputs = torch.cat([taps(conv, x, o, c, i, j, p, q) for p, q in positions])
+        return pearson(inputs, torch.cat([y[:, o, p, q] for p, q in positions]))
+
+    strengths = pooled_correlation(ConvGeometry.of(conv), x, y)
+    torch.testing.assert_close(strengths, each_connection(conv, over_all), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_gradient_is_that_of_the_dense_weight(name):
+    conv, x, y = make(name)
+    conv(x).square().sum().backward()
+    strengths = gradient(ConvGeometry.of(conv), x, 2 * y)
+    torch.testing.assert_close(strengths, conv.weight.grad.abs(), rtol=1e-4, atol=1e-4)
+
+
+def test_linear_correlations_equal_numpy_and_positions_of_a_sequence_are_averaged_or_pooled():
+    x, y = torch.randn(6, 4, 3), torch.randn(6, 4, 2)
+    expected, pooled = torch.zeros(2, 3), torch.zeros(2, 3)
+    for o in range(2):
+        for c in range(3):
+            expected[o, c] = sum(pearson(x[:, t, c], y[:, t, o]) for t in range(4)) / 4
+            pooled[o, c] = pearson(x[..., c].flatten(), y[..., o].flatten())
+    torch.testing.assert_close(correlation(LinearGeometry(), x, y), expected)
+    torch.testing.assert_close(pooled_correlation(LinearGeometry(), x, y), pooled)
+    flat = correlation(LinearGeometry(), x[:, 0], y[:, 0])
+    torch.testing.assert_close(
+        flat, each_connection(nn.Linear(3, 2), lambda o, c: pearson(x[:, 0, c], y[:, 0, o]))
+    )
+
+
+@pytest.mark.parametrize("strength", [correlation, pooled_correlation])
+def test_correlations_are_unmoved_by_shift_and_scale_and_zero_for_constants(strength):
+    x, y = torch.randn(8, 3, 4, 4), torch.randn(8, 2, 4, 4)
+    geometry = ConvGeometry((1, 1))
+    moved = strength(geometry, 100 - 3 * x, 0.5 * y + 7)
+    torch.testing.assert_close(moved, strength(geometry, x, y), rtol=1e-3, atol=1e-4)
+    x[:, 1], y[:, 0] = 0.1, 1 / 3
+    strengths = strength(geometry, x, y)[..., 0, 0]
+    assert strengths[:, 1].equal(torch.zeros(2))
+    assert strengths[0].equal(torch.zeros(3))
+    assert strengths[1, 0] > 0
+
+
+def test_two_samples_always_correlate_fully_so_correlation_wants_three():
+    x, y = torch.randn(2, 4, 5, 5), torch.randn(2, 3, 3, 3)
+    geometry = ConvGeometry((3, 3))
+    by_hand = each_connection(
+        nn.Conv2d(4, 3, 3),
+        lambda o, c, i, j: pearson(taps(nn.Conv2d(4, 3, 3), x, o, c, i, j, 1, 2), y[:, o, 1, 2]),
+    )
+    torch.testing.assert_close(by_hand, torch.ones(3, 4, 3, 3))
+    with pytest.raises(ValueError, match=r"batch of at least 3.*got 2"):
+        correlation(geometry, x, y)
+    with pytest.raises(ValueError, match=r"at least 3 pairs.*got 2"):
+        pooled_correlation(LinearGeometry(), torch.randn(2, 4), torch.randn(2, 3))
+
+
+def test_correlation_in_blocks_equals_correlation_at_once(monkeypatch):
+    conv, x, y = make("groups")
+    whole = correlation(ConvGeometry.of(conv), x, y)
+    for entries in (1, 100, 150):
+        monkeypatch.setattr("growcore.sparse.strength._CHUNK_ENTRIES", entries)
+        torch.testing.assert_close(correlation(ConvGeometry.of(conv), x, y), whole)
+
+
+def test_a_batch_whose_gradient_overflowed_counts_as_nothing():
+    x, g = torch.randn(4, 3), torch.randn(4, 2)
+    g[1, 1] = math.inf
+    assert gradient(LinearGeometry(), x, g).equal(torch.zeros(2, 3))
+
+
+def test_magnitudes_are_absolute_weights_and_random_strengths_repeat_with_their_generator():
+    weight = torch.tensor([[-2.0, 1.0]], dtype=torch.bfloat16)
+    assert magnitude(weight).equal(torch.tensor([[2.0, 1.0]]))
+    draws = [random(torch.empty(50, 50), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert draws[0].equal(draws[1])
+    assert not draws[0].equal(draws[2])
+    assert 0 <= draws[0].min() < draws[0].max() < 1
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,0 +1,144 @@
+"""Rules that move connections: drop some that are alive, regrow others; pure functions to a PruneMask.
+
+They rank a whole layer at once and keep its number of connections, except gradual pruning, which
+lowers it. Equal strengths are ranked by index: the lower index is the stronger.
+
+[Mocanu2018] Scalable training of artificial neural networks with adaptive sparse connectivity, Nature
+Communications 9, arXiv:1707.04780. [Evci2020] Rigging the Lottery, ICML 2020, arXiv:1911.11134.
+[Zhu2017] To prune, or not to prune, arXiv:1710.01878.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from growcore.sparse.selection import PruneMask, check_finite
+from growcore.sparse.strength import magnitude, random
+
+
+def set_evolution(
+    weight: Tensor, alive: Tensor, fraction: float, generator: torch.Generator | None = None
+) -> PruneMask:
+    """SET [Mocanu2018]: drop the smallest weights, regrow as many inactive connections at random.
+
+    Args:
+        weight: of the layer.
+        alive: bool, shaped like it.
+        fraction: of the connections alive that is dropped; fewer where fewer are inactive.
+        generator: of the random choice; None: torch's global one.
+
+    Raises:
+        ValueError: fraction outside [0, 1], shapes that differ, weights that are not finite.
+    """
+    return exchange(alive, magnitude(weight), random(weight, generator), fraction)
+
+
+def rigl(weight: Tensor, alive: Tensor, gradient: Tensor, fraction: float) -> PruneMask:
+    """RigL [Evci2020]: drop the smallest weights, regrow by the gradient of the dense weight, from zero.
+
+    What was just dropped may return, with weight zero, if its gradient is large.
+
+    Args:
+        weight: of the layer.
+        alive: bool, shaped like it.
+        gradient: absolute gradients, pruned connections included (`strength="gradient"`).
+        fraction: of the connections alive that is dropped; cosine-decayed over training by `Schedule`.
+
+    Raises:
+        ValueError: as `set_evolution`.
+    """
+    mask = exchange(alive, magnitude(weight), gradient, fraction, regrow_dropped=True)
+    return PruneMask(keep=mask.keep, restart=mask.restart, prune=mask.prune, restart_at_zero=True)
+
+
+def hebbian_exchange(strengths: Tensor, alive: Tensor, fraction: float) -> PruneMask:
+    """One-to-one: drop the weakest connections alive, regrow as many of the strongest inactive ones.
+
+    Args:
+        strengths: of all connections, pruned ones included (`coactivation`, a correlation).
+        alive: bool, shaped like them.
+        fraction: of the connections alive that is dropped; fewer where fewer are inactive.
+
+    Raises:
+        ValueError: as `set_evolution`.
+    """
+    return exchange(alive, strengths, strengths, fraction)
+
+
+def exchange(
+    alive: Tensor,
+    drop_by: Tensor,
+    grow_by: Tensor,
+    fraction: float,
+    *,
+    regrow_dropped: bool = False,
+) -> PruneMask:
+    """Drop the weakest share of the connections alive and regrow as many others.
+
+    Args:
+        alive: bool.
+        drop_by: strengths; the lowest among those alive are dropped.
+        grow_by: strengths; the highest among the candidates are regrown.
+        fraction: of the connections alive, in [0, 1]; floor(fraction * alive + 1e-9) are dropped, and no
+            more than there are candidates.
+        regrow_dropped: whether what was just dropped is a candidate beside what was inactive.
+
+    Raises:
+        ValueError: fraction outside [0, 1], shapes that differ, strengths that are not finite.
+    """
+    _check(alive, fraction, drop_by, grow_by)
+    num_alive = int(alive.sum())
+    num_exchanged = math.floor(fraction * num_alive + 1e-9)
+    if not regrow_dropped:
+        num_exchanged = min(num_exchanged, alive.numel() - num_alive)
+    keep = _strongest(drop_by, alive, num_alive - num_exchanged)
+    candidates = ~keep if regrow_dropped else ~alive
+    restart = _strongest(grow_by, candidates, num_exchanged)
+    return PruneMask(keep=keep, restart=restart, prune=~(keep | restart))
+
+
+def gradual_magnitude(weight: Tensor, alive: Tensor, density: float) -> PruneMask:
+    """Gradual magnitude pruning [Zhu2017]: keep the largest weights alive; nothing is regrown.
+
+    Args:
+        weight: of the layer.
+        alive: bool, shaped like it.
+        density: share of all connections alive afterwards (cubic over training by `Schedule`): exactly
+            max(floor(density * n + 1e-9), 1) of n, or all that are alive where these are fewer.
+
+    Raises:
+        ValueError: density outside [0, 1], shapes that differ, weights that are not finite.
+    """
+    strengths = magnitude(weight)
+    _check(alive, density, strengths)
+    num_left = max(math.floor(density * alive.numel() + 1e-9), 1)
+    keep = _strongest(strengths, alive, min(num_left, int(alive.sum())))
+    return PruneMask(keep=keep, restart=torch.zeros_like(keep), prune=~keep)
+
+
+def _strongest(strengths: Tensor, among: Tensor, number: int) -> Tensor:
+    # Candidates first, then by strength: two stable sorts, so that equal strengths stay in index order.
+    order = strengths.reshape(-1).argsort(descending=True, stable=True)
+    order = order[(~among.reshape(-1)[order]).int().argsort(stable=True)]
+    chosen = torch.zeros(among.numel(), dtype=torch.bool, device=among.device)
+    chosen[order[:number]] = True
+    return chosen.reshape(among.shape)
+
+
+def _check(alive: Tensor, share: float, *strengths: Tensor) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(
+            f"a fraction of connections must lie in [0, 1]; got {share}. Use 0 to change nothing, or a "
+            "density of 1 to keep all."
+        )
+    if alive.dtype != torch.bool or any(tensor.shape != alive.shape for tensor in strengths):
+        raise ValueError(
+            f"alive is a bool tensor and strengths have its shape; got {alive.dtype} of shape "
+            f"{tuple(alive.shape)} and strengths of {[tuple(tensor.shape) for tensor in strengths]}. "
+            "Pass the layer's mask."
+        )
+    for tensor in strengths:
+        check_finite(tensor)
