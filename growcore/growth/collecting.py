@@ -94,7 +94,10 @@ class CollectingModule(LinkedModule):
                 f"N of {self.name} is what the optimal delta leaves over. Call compute_optimal_delta() "
                 f"first, or pass use_projected_gradient=False."
             )
-        return -self.tensor_m_prev() + self.cross_covariance() @ self.delta_raw.T
+        return -self.tensor_m_prev() + self._project_cross_covariance(self.delta_raw)
+
+    def _project_cross_covariance(self, delta: Tensor) -> Tensor:
+        return self.cross_covariance() @ delta.T
 
     def require_previous(self) -> CollectingModule:
         """The previous module.

@@ -7,14 +7,24 @@ channel acts like a neuron between two fully connected layers, position by posit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from growcore.growth import conv_statistics as conv
+from growcore.growth.gram import cross_gram, gram, weighted_gram
 from growcore.growth.linear import check_bias, set_parameters
 from growcore.growth.module import GrowingModule
+from growcore.growth.patches import (
+    Patches,
+    column_sums,
+    hits,
+    output_size,
+    patches_of,
+    tap_outputs,
+    tap_positions,
+    weight_correlation,
+)
 from growcore.growth.statistic import TensorStatistic
 
 
@@ -101,17 +111,17 @@ class Conv2dGrowingModule(GrowingModule):
     @property
     def kernel_size(self) -> tuple[int, int]:
         """Height and width of the kernel."""
-        return conv.window_of(self.layer).kernel
+        return self.layer.kernel_size[0], self.layer.kernel_size[1]
 
     @property
     def stride(self) -> tuple[int, int]:
         """Step between positions."""
-        return conv.window_of(self.layer).stride
+        return self.layer.stride[0], self.layer.stride[1]
 
     @property
     def dilation(self) -> tuple[int, int]:
         """Step between taps."""
-        return conv.window_of(self.layer).dilation
+        return self.layer.dilation[0], self.layer.dilation[1]
 
     @property
     def padding(self) -> tuple[int, int] | str:
@@ -143,7 +153,7 @@ class Conv2dGrowingModule(GrowingModule):
         """
         previous = self.require_previous()
         assert isinstance(previous, Conv2dGrowingModule)
-        made = conv.output_size(previous.layer, _size(previous.input))
+        made = output_size(previous.layer, _size(previous.input))
         if made != _size(self.input):
             raise ValueError(
                 f"A pair of layers that grows shares a grid: {previous.name} makes a {made} map, "
@@ -151,8 +161,9 @@ class Conv2dGrowingModule(GrowingModule):
             )
         return previous
 
-    def _padded_input(self) -> Tensor:
-        return conv.padded(self.layer, self.input)
+    def patches(self) -> Patches:
+        """What the layer reads of the stored input."""
+        return patches_of(self.layer, self.input)
 
     def _goal(self, desired_activation: Tensor | None) -> Tensor:
         return self.pre_activity_gradient if desired_activation is None else desired_activation
@@ -160,22 +171,19 @@ class Conv2dGrowingModule(GrowingModule):
     @property
     def input_extended(self) -> Tensor:
         """(N, C*K*L + 1, positions) the unfolded input with a row of ones; without it if there is no bias."""
-        columns = conv.unfold(conv.window_of(self.layer), self._padded_input())
+        columns = self.patches().columns()
         if not self.use_bias:
             return columns
         return torch.cat([columns, columns.new_ones(columns.shape[0], 1, columns.shape[2])], dim=1)
 
     def compute_s_update(self) -> tuple[Tensor, int]:
         """Sum of b b^T over samples and positions, (C*K*L + 1, C*K*L + 1), and the number of samples."""
-        window = conv.window_of(self.layer)
-        return conv.gram(window, self._padded_input(), self.use_bias), self.input.shape[0]
+        return gram(self.patches(), self.use_bias), self.input.shape[0]
 
     def compute_m_update(self, desired_activation: Tensor | None = None) -> tuple[Tensor, int]:
         """Sum of b g^T over samples and positions, (C*K*L + 1, O), and the number of samples."""
         goal = self._goal(desired_activation)
-        window = conv.window_of(self.layer)
-        update = conv.weight_correlation(window, self._padded_input(), goal, self.use_bias)
-        return update, self.input.shape[0]
+        return weight_correlation(self.patches(), goal, self.use_bias), self.input.shape[0]
 
     def projected_v_goal(self, input_vector: Tensor) -> Tensor:
         """The rest g - delta b for inputs b of shape (N, C, H, W)."""
@@ -217,22 +225,59 @@ class Conv2dGrowingModule(GrowingModule):
         elif compute_from_previous and isinstance(self.previous_module, Conv2dGrowingModule):
             before = self.previous_module.update_input_size()
             if before is not None:
-                self.input_size = conv.output_size(self.previous_module.layer, before)
+                self.input_size = output_size(self.previous_module.layer, before)
         elif self._input is not None:
             self.input_size = _size(self._input)
         return self.input_size
 
 
-class RestrictedConv2dGrowingModule(Conv2dGrowingModule):
+class _PairedConv2dGrowingModule(Conv2dGrowingModule):
+    """What the two kinds share: an S_growth of their own, because they see the previous map differently."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._tensor_s_growth = self._statistic("S_growth", self.compute_s_growth_update)
+
+    @property
+    def tensor_s_growth(self) -> TensorStatistic:
+        """Second moment of the previous layer's input as often as new channels are read."""
+        return self._tensor_s_growth
+
+    def statistics(self) -> Iterator[TensorStatistic]:
+        """The statistics that a forward pass of this module opens for one more update."""
+        yield from super().statistics()
+        yield self._tensor_s_growth
+
+    def compute_s_growth_update(self) -> tuple[Tensor, int]:
+        """Sum of b(-2) b(-2)^T over the stored batch, and its number of samples."""
+        raise NotImplementedError
+
+    def _previous_at(self, tap: tuple[int, int]) -> Patches:
+        """What the previous layer reads where it makes what the tap of this layer reads, within the map."""
+        previous = self.previous_conv()
+        rows, columns = tap_positions(self.layer, _size(self.input), tap)
+        return patches_of(previous.layer, previous.input).at(rows, columns)
+
+    def _own_at(self, tap: tuple[int, int]) -> Patches:
+        """What this layer reads at the positions where the tap is within the map."""
+        return self.patches().at(*tap_outputs(self.layer, _size(self.input), tap))
+
+    def _goal_at(self, tap: tuple[int, int], desired_activation: Tensor | None) -> Tensor:
+        rows, columns = tap_outputs(self.layer, _size(self.input), tap)
+        goal = self._goal(desired_activation)
+        return goal[:, :, rows.start : rows.stop, columns.start : columns.stop]
+
+
+class RestrictedConv2dGrowingModule(_PairedConv2dGrowingModule):
     """A convolution that reads new channels by the centre tap of its kernel.
 
     Centres that fall outside the previous map contribute nothing, bias included. S_growth is gathered at
     the centres; it is the previous layer's S only where the centres are the whole map.
     """
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # as Conv2dGrowingModule
-        self._tensor_s_growth = self._statistic("S_growth", self.compute_s_growth_update)
+    @property
+    def _centre(self) -> tuple[int, int]:
+        return self.kernel_size[0] // 2, self.kernel_size[1] // 2
 
     def check_pair(self) -> None:
         """Raise a ValueError where the previous module and this one cannot share new channels."""
@@ -243,61 +288,91 @@ class RestrictedConv2dGrowingModule(Conv2dGrowingModule):
                 f"{self.name} has kernel_size={self.kernel_size}."
             )
 
-    @property
-    def tensor_s_growth(self) -> TensorStatistic:
-        """Second moment of the previous layer's input at the centres."""
-        return self._tensor_s_growth
-
-    def statistics(self) -> Iterator[TensorStatistic]:
-        """The statistics that a forward pass of this module opens for one more update."""
-        yield from super().statistics()
-        yield self._tensor_s_growth
-
-    def _previous_window(self) -> tuple[conv.Window, Tensor]:
-        """The previous layer's window at the centres, and the padded input it moves on."""
-        previous = self.previous_conv()
-        rows, columns = conv.centre_positions(self.layer, _size(self.input))
-        if not rows or not columns:
-            raise ValueError(f"No centre of the kernel of {self.name} lies in its input map.")
-        x = conv.padded(previous.layer, previous.input)
-        cropped, window = conv.crop_for(conv.window_of(previous.layer), x, rows, columns)
-        return window, cropped
-
-    def _own_window(self) -> tuple[conv.Window, Tensor]:
-        """This layer's window at the output positions whose centre is in the map."""
-        rows, columns = conv.centre_outputs(self.layer, _size(self.input))
-        positions = range(rows.start, rows.stop), range(columns.start, columns.stop)
-        cropped, window = conv.crop_for(conv.window_of(self.layer), self._padded_input(), *positions)
-        return window, cropped
-
     def compute_s_growth_update(self) -> tuple[Tensor, int]:
         """Sum of b(-2) b(-2)^T over samples and centres, and the number of samples."""
-        update = conv.gram(*self._previous_window(), self.require_previous().use_bias)
-        return update, self.input.shape[0]
+        return gram(self._previous_at(self._centre), self.require_previous().use_bias), self.input.shape[0]
 
     def compute_m_prev_update(self, desired_activation: Tensor | None = None) -> tuple[Tensor, int]:
         """Sum of b(-2) g^T over samples and centres, (C_prev*K*L + 1, O), and the number of samples."""
-        rows, columns = conv.centre_outputs(self.layer, _size(self.input))
-        goal = self._goal(desired_activation)[:, :, rows, columns]
-        update = conv.weight_correlation(*self._previous_window(), goal, self.require_previous().use_bias)
+        goal = self._goal_at(self._centre, desired_activation)
+        update = weight_correlation(self._previous_at(self._centre), goal, self.require_previous().use_bias)
         return update, self.input.shape[0]
 
     def compute_cross_covariance_update(self) -> tuple[Tensor, int]:
         """Sum of b(-2) b(-1)^T over samples and centres, and the number of samples."""
-        left = (*self._previous_window(), self.require_previous().use_bias)
-        right = (*self._own_window(), self.use_bias)
-        return conv.cross_gram(left, right), self.input.shape[0]
+        left, right = self._previous_at(self._centre), self._own_at(self._centre)
+        return cross_gram(left, right, self.require_previous().use_bias, self.use_bias), self.input.shape[0]
 
     def compute_growth_mean_update(self) -> tuple[Tensor, int]:
         """Sum of b(-2) with 1 appended over samples and centres, and the number of samples."""
-        return conv.column_sums(*self._previous_window()), self.input.shape[0]
+        return column_sums(self._previous_at(self._centre)), self.input.shape[0]
 
     def omega_kernel(self, omega: Tensor) -> Tensor:
         """A kernel that is omega (out, k) at the centre and zero elsewhere."""
-        height, width = self.kernel_size
-        kernel = omega.new_zeros(*omega.shape, height, width)
-        kernel[:, :, height // 2, width // 2] = omega
+        kernel = omega.new_zeros(*omega.shape, *self.kernel_size)
+        kernel[:, :, self._centre[0], self._centre[1]] = omega
         return kernel
+
+
+class FullConv2dGrowingModule(_PairedConv2dGrowingModule):
+    """A convolution that reads new channels by every tap of its kernel.
+
+    S_growth sums over all pairs of a position and a tap that reads within the previous map; M_prev is
+    (C_prev*K*L + 1, O * taps), C is (C_prev*K*L + 1, taps, C*K*L + 1).
+    """
+
+    def check_pair(self) -> None:
+        """Raise a ValueError where the previous module and this one cannot share new channels."""
+        super().check_pair()
+        if self.layer.padding_mode != "zeros":
+            raise ValueError(
+                f"New channels are padded by zeros; {self.name} has "
+                f"padding_mode={self.layer.padding_mode!r}. Use padding_mode='zeros'."
+            )
+
+    def _taps(self) -> list[tuple[int, int]]:
+        return [(i, j) for i in range(self.kernel_size[0]) for j in range(self.kernel_size[1])]
+
+    def compute_s_growth_update(self) -> tuple[Tensor, int]:
+        """Sum of b(-2) b(-2)^T over samples, positions and taps, and the number of samples."""
+        previous = self.previous_conv()
+        rows, columns = hits(self.layer, _size(self.input))
+        update = weighted_gram(previous.patches(), rows, columns, previous.use_bias)
+        return update, self.input.shape[0]
+
+    def compute_m_prev_update(self, desired_activation: Tensor | None = None) -> tuple[Tensor, int]:
+        """Sum of b(-2) g^T for every tap, (C_prev*K*L + 1, O * taps), and the number of samples."""
+        with_ones = self.require_previous().use_bias
+        per_tap = [
+            weight_correlation(self._previous_at(tap), self._goal_at(tap, desired_activation), with_ones)
+            for tap in self._taps()
+        ]
+        return torch.stack(per_tap, dim=2).flatten(1), self.input.shape[0]
+
+    def compute_cross_covariance_update(self) -> tuple[Tensor, int]:
+        """Sum of b(-2) b(-1)^T per tap, (C_prev*K*L + 1, taps, C*K*L + 1), and the number of samples."""
+        with_ones = self.require_previous().use_bias
+        per_tap = [
+            cross_gram(self._previous_at(tap), self._own_at(tap), with_ones, self.use_bias)
+            for tap in self._taps()
+        ]
+        return torch.stack(per_tap, dim=1), self.input.shape[0]
+
+    def compute_growth_mean_update(self) -> tuple[Tensor, int]:
+        """Sum of b(-2) with 1 appended over samples, positions and taps, and the number of samples."""
+        sums = torch.stack([column_sums(self._previous_at(tap)) for tap in self._taps()]).sum(0)
+        return sums, self.input.shape[0]
+
+    def _project_cross_covariance(self, delta: Tensor) -> Tensor:
+        return torch.einsum("pti,oi->pot", self.cross_covariance(), delta).flatten(1)
+
+    def omega_kernel(self, omega: Tensor) -> Tensor:
+        """The solution (out * taps, k) as a kernel (out, k, kh, kw)."""
+        return omega.reshape(self.out_channels, *self.kernel_size, -1).permute(0, 3, 1, 2)
+
+    def omega_of_solution(self, omega: Tensor) -> Tensor:
+        """(out, k, kh, kw), as it is applied."""
+        return self.omega_kernel(omega)
 
 
 def _size(x_NCHW: Tensor) -> tuple[int, int]:
@@ -305,5 +380,5 @@ def _size(x_NCHW: Tensor) -> tuple[int, int]:
 
 
 def _geometry(layer: nn.Conv2d) -> tuple[object, ...]:
-    window = conv.window_of(layer)
+    window = (tuple(layer.kernel_size), tuple(layer.stride), tuple(layer.dilation))
     return (layer.in_channels, layer.out_channels, window, layer.padding, layer.bias is not None)
