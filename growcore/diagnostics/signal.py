@@ -128,7 +128,7 @@ def _run(model: nn.Module, x: Tensor, targets: Tensor, loss_fn: LossFunction) ->
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         with _Saturation(passes):
             output = model(x)
-        loss_fn(output, targets).backward()  # type: ignore[no-untyped-call]
+        loss_fn(output, targets).backward()
     return passes
 
 
@@ -142,7 +142,7 @@ def _summarise(one: _Pass, last_gradient: float) -> LayerSignal:
         input_square=float(one.x.double().square().mean()),
         output_square=float(z.square().mean()),
         output_variance=float(z.var(0, unbiased=False).mean()),
-        gradient_square=_gradient_square(one) / last_gradient if last_gradient > 0 else 0.0,
+        gradient_square=_gradient_square(one) / last_gradient if last_gradient != 0 else 0.0,
         dead_fraction=float((_rows(one, g) == 0).all(0).double().mean()),
         saturated_fraction=max(one.saturated, default=0.0),
         effective_rank=_effective_rank(_rows(one, z)),
