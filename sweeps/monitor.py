@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeps import events
 from sweeps.progress import Progress
-from sweeps.search import Assignment, TrialRow
+from sweeps.search import Assignment, TrialRow, TrialState
 
 
 class Monitor:
@@ -40,10 +40,24 @@ class Monitor:
 
     def ended(self, row: TrialRow) -> None:
         """A trial ended: the study knows, now the run folder does, for the records."""
-        outcome = {"state": row.state.value, "reason": row.reason, "value": row.value}
-        path = self._folder / str(row.number) / events.OUTCOME
-        events.write_json(path, {**outcome, **row.outcome.to_dict()})
+        self._write(row)
         self._shown.ended(row)
+
+    def catch_up(self, rows: list[TrialRow]) -> None:
+        """Write what an earlier driver told the study and died before it wrote."""
+        for row in rows:
+            if row.state is not TrialState.running and not self._path(row, events.OUTCOME).exists():
+                self._write(row)
+
+    def _write(self, row: TrialRow) -> None:
+        if not self._path(row, events.GIVEN).exists():  # its parameters contradict each other: it never ran
+            given = {"params": row.params, "overrides": row.overrides, "config": row.config, "command": ""}
+            events.write_json(self._path(row, events.GIVEN), {"number": row.number, **given})
+        outcome = {"state": row.state.value, "reason": row.reason, "value": row.value}
+        events.write_json(self._path(row, events.OUTCOME), {**outcome, **row.outcome.to_dict()})
+
+    def _path(self, row: TrialRow, name: str) -> Path:
+        return self._folder / str(row.number) / name
 
 
 class Stop:

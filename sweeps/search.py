@@ -57,6 +57,15 @@ class Space(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerSettings:
+    """What chooses parameters: equal settings and the same order of asks and tells give equal parameters."""
+
+    name: str = "tpe"  # or random
+    seed: int = 0
+    num_startup_trials: int = 10  # random trials before TPE models anything
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
     """One configuration that is to be trained, under its number in the sweep."""
 
@@ -115,11 +124,14 @@ class StudyRow:
     budget: int | None
 
 
+_DEFAULT = SamplerSettings()
+
+
 class Study:
     """A sweep's trials in a database.
 
     Example:
-        >>> study = Study.create("sqlite:///runs/optuna.db", "demo-1a2b", sampler, metric="val/accuracy")
+        >>> study = Study.create("sqlite:///runs/optuna.db", "demo-1a2b", metric="val/accuracy")
         >>> assignment = study.ask(space)
         >>> study.complete(assignment.number, 0.93, Outcome())
     """
@@ -132,10 +144,8 @@ class Study:
         cls,
         url: str,
         name: str,
+        sampler: SamplerSettings = _DEFAULT,
         *,
-        sampler: str = "tpe",
-        seed: int = 0,
-        num_startup_trials: int = 10,
         metric: str = "val/accuracy",
         direction: str = "maximize",
         budget: int | None = None,
@@ -145,9 +155,7 @@ class Study:
         Args:
             url: SQLAlchemy address of the database, created where it is a missing SQLite file.
             name: of the sweep; unique in the database.
-            sampler: `tpe` or `random`.
-            seed: equal seeds and the same order of asks and tells give equal parameters.
-            num_startup_trials: random trials before TPE models anything.
+            sampler: what chooses parameters.
             metric: report key the direction is about.
             direction: `maximize` or `minimize`.
             budget: trials the sweep was launched with.
@@ -161,7 +169,7 @@ class Study:
                 storage=storage,
                 study_name=name,
                 direction=direction,  # type: ignore[arg-type]
-                sampler=_sampler(sampler, seed, num_startup_trials),
+                sampler=_sampler(sampler, 0),
             )
         except optuna.exceptions.DuplicatedStudyError:
             raise FileExistsError(
@@ -174,9 +182,7 @@ class Study:
         return cls(study)
 
     @classmethod
-    def load(
-        cls, url: str, name: str, *, sampler: str = "random", seed: int = 0, num_startup_trials: int = 10
-    ) -> Study:
+    def load(cls, url: str, name: str, sampler: SamplerSettings = _DEFAULT) -> Study:
         """An existing study, to read it or to continue it.
 
         The sampler starts from a seed of its own, so that a resumed sweep does not draw its first trials
@@ -191,8 +197,7 @@ class Study:
             listed = ", ".join(sorted(known)) or "none yet"
             raise KeyError(f"No sweep '{name}' in {url}. Known sweeps: {listed}.")
         study = optuna.load_study(study_name=name, storage=storage)
-        reseed = seed + _RESEED * (1 + len(study.get_trials(deepcopy=False)))
-        study.sampler = _sampler(sampler, reseed % 2**32, num_startup_trials)
+        study.sampler = _sampler(sampler, 1 + len(study.get_trials(deepcopy=False)))
         return cls(study)
 
     @property
@@ -231,15 +236,15 @@ class Study:
 
     def _assign(self, trial: optuna.trial.Trial, space: Space) -> Assignment | None:
         params = space.suggest(trial)
+        given: dict[str, Any] = {"params": params, "overrides": space.overrides(params), "config": {}}
         try:
-            overrides, config = space.overrides(params), space.apply(params).to_dict()
+            given["config"] = space.apply(params).to_dict()
         except ValueError as error:
+            trial.set_user_attr("given", json.dumps(given))
             self.fail(trial.number, str(error), Outcome())
             return None
-        assignment = Assignment(number=trial.number, params=params, overrides=overrides, config=config)
-        given = {"params": params, "overrides": overrides, "config": config}
         trial.set_user_attr("given", json.dumps(given))
-        return assignment
+        return Assignment(number=trial.number, **given)
 
     def complete(self, number: int, value: float, outcome: Outcome) -> None:
         """The trial ran to its end with this objective value; a value that is not finite fails it."""
@@ -325,18 +330,19 @@ def _storage(url: str) -> RDBStorage:
     return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def _sampler(name: str, seed: int, num_startup_trials: int) -> optuna.samplers.BaseSampler:
-    if name == "random":
+def _sampler(settings: SamplerSettings, num_asked: int) -> optuna.samplers.BaseSampler:
+    seed = (settings.seed + _RESEED * num_asked) % 2**32
+    if settings.name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    if name != "tpe":
+    if settings.name != "tpe":
         raise ValueError(
-            f"search.sampler={name!r} is not one of tpe, random. For example search.sampler=tpe."
+            f"search.sampler={settings.name!r} is neither tpe nor random. For example search.sampler=tpe."
         )
     with warnings.catch_warnings():
         # Grouped TPE models conditional keys where they exist; Optuna still calls the option experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=num_startup_trials, multivariate=True, group=True
+            seed=seed, n_startup_trials=settings.num_startup_trials, multivariate=True, group=True
         )
 
 

@@ -11,7 +11,9 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +24,11 @@ import yaml
 from growcore.config import TrialConfig
 from sweeps import best, events, records
 from sweeps.cluster import connected, num_slots
-from sweeps.config import ConfigError, SweepConfig
+from sweeps.config import ConfigError, Direction, SweepConfig
 from sweeps.events import FORMAT
-from sweeps.monitor import Monitor, Stop, stop_on_signal
-from sweeps.progress import progress
-from sweeps.search import Study, TrialState, study_url
+from sweeps.monitor import Monitor, stop_on_signal
+from sweeps.progress import Progress, progress
+from sweeps.search import SamplerSettings, Study, TrialRow, TrialState, study_url
 from sweeps.space import SearchSpace
 
 _PLAN = "plan.yaml"
@@ -68,10 +70,7 @@ def launch(config: SweepConfig, name: str, command: list[str], trainable: type[A
     """
     folder = Path(config.storage.root).absolute() / name
     if folder.exists():
-        raise ConfigError(
-            f"sweep.name={name}: {folder} exists already. Continue that sweep with `sweeps resume {name}`, "
-            f"or choose another name: sweep.name=NAME."
-        )
+        raise ConfigError(_exists(folder))
     plan = {
         "format": FORMAT,
         "name": name,
@@ -150,102 +149,109 @@ class _Run:
         self._root.mkdir(parents=True, exist_ok=True)
         uri = self._config.tracking.uri or records.default_uri(self._root)
         _check_data(self._config.trial)
-        with ThreadPoolExecutor(1) as pool:
+        study = None if is_new else self._study()
+        done = [] if study is None else [r for r in study.rows() if r.state is not TrialState.running]
+        search, budget = self._config.search, self._config.sweep.num_trials
+        shown = progress(budget, len(done), search.metric, search.direction is Direction.maximize)
+        began = time.monotonic()
+        with ThreadPoolExecutor(1) as pool, closing(shown):
             # MLflow's import and Ray's start take seconds each: side by side.
             opening = pool.submit(records.open_tracking, uri, self._config.tracking.experiment, self._root)
+            if study is not None and len(done) >= budget:
+                shown.say("every trial has ended: only records that MLflow may lack are sent")
+                return self._record(opening.result(), study, lambda: self._result(study, done, began, 0))
+            shown.say("Ray starts" if self._config.cluster.address is None else "connecting to Ray")
             with connected(self._config.cluster):
                 tracking = opening.result()
-                study = self._create() if is_new else self._load()
-                with records.Projector(tracking, self._folder, self._plan) as projector:
-                    result = self._run(study)
+                ready = study or self._create()
+                slots = num_slots(self._config.cluster)
+                shown.say(f"{slots} trials at a time; a worker takes some seconds to start, once")
+
+                def run() -> Result:
+                    self._fit(ready, shown)
+                    return self._result(ready, done, began, slots)
+
+                return self._record(tracking, ready, run)
+
+    def _record(self, tracking: records.Tracking, study: Study, run: Callable[[], Result]) -> Result:
+        """Do something while what happens is sent to MLflow."""
+        with records.Projector(tracking, self._folder, self._plan) as projector:
+            result = run()
+            self._note(study, result)
         return replace(result, complaint=projector.complaint)
 
     def _create(self) -> Study:
-        search = self._config.search
         try:
-            study = Study.create(
-                study_url(self._root),
-                self._folder.name,
-                sampler=search.sampler,
-                seed=search.seed,
-                num_startup_trials=search.num_startup_trials,
+            self._folder.mkdir()
+        except FileExistsError:
+            raise ConfigError(_exists(self._folder)) from None
+        # The plan comes before the study: what has a plan can be resumed.
+        (self._folder / _PLAN).write_text(yaml.safe_dump(self._plan, sort_keys=False))
+        return self._study()
+
+    def _study(self) -> Study:
+        search, url, name = self._config.search, study_url(self._root), self._folder.name
+        how = SamplerSettings(
+            name=search.sampler, seed=search.seed, num_startup_trials=search.num_startup_trials
+        )
+        try:
+            return Study.load(url, name, how)
+        except KeyError:
+            return Study.create(
+                url,
+                name,
+                how,
                 metric=search.metric,
                 direction=search.direction,
                 budget=self._config.sweep.num_trials,
             )
-        except FileExistsError as error:
-            raise ConfigError(str(error)) from None
-        self._folder.mkdir()
-        (self._folder / _PLAN).write_text(yaml.safe_dump(self._plan, sort_keys=False))
-        return study
 
-    def _load(self) -> Study:
-        search = self._config.search
+    def _fit(self, study: Study, shown: Progress) -> None:
+        from sweeps import tuner
+
         (self._folder / events.OUTCOME).unlink(missing_ok=True)
-        try:
-            return Study.load(
-                study_url(self._root),
-                self._folder.name,
-                sampler=search.sampler,
-                seed=search.seed,
-                num_startup_trials=search.num_startup_trials,
-            )
-        except KeyError as error:
-            raise ConfigError(str(error.args[0])) from None
-
-    def _run(self, study: Study) -> Result:
-        goal = self._config.sweep.num_trials
-        done = [row for row in study.rows() if row.state is not TrialState.running]
-        shown = progress(goal, len(done), study.metric, study.maximize)
         monitor = Monitor(shown, self._folder)
-        began = time.monotonic()
+        monitor.catch_up(study.rows())
+        setting = tuner.Setting(config=self._config, folder=self._folder, workdir=self._plan["workdir"])
         try:
             with stop_on_signal(shown) as stop:
-                self._fit(study, monitor, stop)
+                tuner.fit(setting, study, self._space, monitor, stop, self._trainable)
         finally:
-            shown.close()
+            shutil.rmtree(self._folder / ".tune", ignore_errors=True)
+
+    def _result(self, study: Study, done: list[TrialRow], began: float, slots: int) -> Result:
         seconds = time.monotonic() - began
-        slots = num_slots(self._config.cluster)
-        ended = {row.number for row in done}
-        new = [row for row in study.rows() if row.number not in ended]
-        worked = sum(row.outcome.metrics.get("cost/wall_seconds", 0.0) for row in new)
-        interrupted = study.num_asked() < goal or any(r.state is TrialState.running for r in study.rows())
+        rows = study.rows()
+        before = {row.number for row in done}
+        worked = sum(r.outcome.metrics.get("cost/wall_seconds", 0.0) for r in rows if r.number not in before)
+        running = any(row.state is TrialState.running for row in rows)
+        ranked = study.rank()
         return Result(
             study=study,
             folder=self._folder,
-            best=self._finish(study, interrupted),
-            interrupted=interrupted,
+            best=best.export(study, ranked[0], self._folder / "best.yaml") if ranked else None,
+            interrupted=running or len(rows) < self._config.sweep.num_trials,
             seconds=seconds,
             num_slots=slots,
             busy=min(1.0, worked / max(1e-9, seconds * slots)),
             complaint=None,
         )
 
-    def _finish(self, study: Study, interrupted: bool) -> Path | None:
-        shutil.rmtree(self._folder / ".tune", ignore_errors=True)
-        ranked = study.rank()
-        path = best.export(study, ranked[0], self._folder / "best.yaml") if ranked else None
+    def _note(self, study: Study, result: Result) -> None:
         num = study.summary().num_trials
         metrics = {f"trials/{state.value}": float(count) for state, count in num.items()}
-        if ranked:
+        if ranked := study.rank():
             metrics |= {f"best/{key}": value for key, value in ranked[0].outcome.metrics.items()}
-        status = "interrupted" if interrupted else "complete"
-        events.write_json(
-            self._folder / events.OUTCOME, {"status": status, "metrics": metrics, "time": time.time()}
-        )
-        return path
+        status = "interrupted" if result.interrupted else "complete"
+        outcome = {"status": status, "metrics": metrics, "time": time.time()}
+        events.write_json(self._folder / events.OUTCOME, outcome)
 
-    def _fit(self, study: Study, monitor: Monitor, stop: Stop) -> None:
-        from sweeps import tuner
 
-        tuner.fit(
-            tuner.Setting(config=self._config, folder=self._folder, workdir=self._plan["workdir"]),
-            study,
-            self._space,
-            monitor,
-            stop,
-            self._trainable,
-        )
+def _exists(folder: Path) -> str:
+    return (
+        f"sweep.name={folder.name}: {folder} exists already. Continue that sweep with "
+        f"`sweeps resume {folder.name}`, or choose another name: sweep.name=NAME."
+    )
 
 
 def _check_data(config: TrialConfig) -> None:

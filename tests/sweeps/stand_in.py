@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from growcore.config import DataConfig, ModelConfig, OptimizerConfig, TrainingConfig, TrialConfig
+from sweeps.search import SamplerSettings
 from sweeps.trial import SweepTrial
+
+RANDOM = SamplerSettings(name="random", seed=1)
 
 
 class TrialFailed(RuntimeError):

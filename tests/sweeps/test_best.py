@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stand_in import LearningRates, trial_config
+from stand_in import RANDOM, LearningRates, trial_config
 
 from sweeps import best, compose
 from sweeps.config import ConfigError
@@ -12,7 +12,7 @@ from sweeps.search import Outcome, Study, study_url
 
 @pytest.fixture
 def study(tmp_path):
-    study = Study.create(study_url(tmp_path), "s", sampler="random", seed=1)
+    study = Study.create(study_url(tmp_path), "s", RANDOM)
     for number in range(3):
         study.ask(LearningRates())
         if number < 2:

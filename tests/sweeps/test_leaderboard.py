@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stand_in import LearningRates
+from stand_in import RANDOM, LearningRates
 
 from sweeps import leaderboard
 from sweeps.search import Outcome, Study, study_url
@@ -11,7 +11,7 @@ from sweeps.search import Outcome, Study, study_url
 
 @pytest.fixture
 def study(tmp_path):
-    study = Study.create(study_url(tmp_path), "demo-1", sampler="random", seed=1)
+    study = Study.create(study_url(tmp_path), "demo-1", RANDOM)
     for _ in range(5):
         study.ask(LearningRates())
     metrics = {

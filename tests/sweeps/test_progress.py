@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from stand_in import LearningRates
+from stand_in import RANDOM, LearningRates
 
 from sweeps.progress import Lines, LiveTable, Tally, describe, progress
 from sweeps.search import Outcome, Study, study_url
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def rows(tmp_path):
-    study = Study.create(study_url(tmp_path), "s", sampler="random", seed=1)
+    study = Study.create(study_url(tmp_path), "s", RANDOM)
     for _ in range(3):
         study.ask(LearningRates())
     study.complete(0, 0.8, Outcome(metrics={"model/parameters": 1234.0}, num_grown=2))

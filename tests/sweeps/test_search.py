@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_in import LearningRates
+from stand_in import RANDOM, LearningRates
 
-from sweeps.search import Outcome, Study, TrialState, list_studies, study_url
+from sweeps.search import Outcome, SamplerSettings, Study, TrialState, list_studies, study_url
 
 SPACE = LearningRates()
 
@@ -21,7 +21,7 @@ def url(tmp_path: Path) -> str:
 
 def test_equal_seeds_and_orders_give_equal_parameters(url):
     def params(name: str) -> list[float]:
-        study = Study.create(url, name, seed=3, num_startup_trials=2)
+        study = Study.create(url, name, SamplerSettings(seed=3, num_startup_trials=2))
         drawn = []
         for _ in range(5):
             assignment = study.ask(SPACE)
@@ -33,9 +33,9 @@ def test_equal_seeds_and_orders_give_equal_parameters(url):
 
 
 def test_a_loaded_study_does_not_draw_its_first_trials_again(url):
-    first = Study.create(url, "a", sampler="random", seed=3)
+    first = Study.create(url, "a", SamplerSettings(name="random", seed=3))
     drawn = [first.ask(SPACE).params["optimizer.lr"] for _ in range(3)]
-    again = Study.load(url, "a", sampler="random", seed=3)
+    again = Study.load(url, "a", SamplerSettings(name="random", seed=3))
     more = [again.ask(SPACE).params["optimizer.lr"] for _ in range(3)]
     assert not set(drawn) & set(more)
 
@@ -50,8 +50,8 @@ def test_orphans_keep_their_numbers_and_parameters(url):
 def test_a_trial_orphaned_before_its_parameters_were_drawn_is_drawn_once(url):
     study = Study.create(url, "a")
     study._study.ask()  # the driver died here
-    first = Study.load(url, "a", seed=1).orphans(SPACE)
-    second = Study.load(url, "a", seed=2).orphans(SPACE)
+    first = Study.load(url, "a", SamplerSettings(seed=1)).orphans(SPACE)
+    second = Study.load(url, "a", SamplerSettings(seed=2)).orphans(SPACE)
     assert [o.number for o in first] == [0]
     assert first == second
 
@@ -112,7 +112,7 @@ def test_a_row_gives_back_all_that_was_told(url):
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=5), maximize=st.booleans())
 def test_rank_orders_complete_trials_by_the_direction(tmp_path_factory, values, maximize):
     url = study_url(tmp_path_factory.mktemp("rank"))
-    study = Study.create(url, "a", direction="maximize" if maximize else "minimize", sampler="random")
+    study = Study.create(url, "a", RANDOM, direction="maximize" if maximize else "minimize")
     for number, value in enumerate(values):
         study.ask(SPACE)
         study.complete(number, value, Outcome())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ray import cloudpickle
 from ray.tune.search import Searcher
-from stand_in import LearningRates
+from stand_in import RANDOM, LearningRates
 
 from sweeps.search import Study, TrialState, study_url
 from sweeps.searcher import Goal, StudySearcher
@@ -15,7 +15,7 @@ METRICS = {"metrics/val/accuracy": 0.5, "epoch": 2.0, "step": 20, "num_grown": 1
 
 @pytest.fixture
 def study(tmp_path):
-    return Study.create(study_url(tmp_path), "s", sampler="random")
+    return Study.create(study_url(tmp_path), "s", RANDOM)
 
 
 def make(study, budget=3, capacity=9, space=None, reason=None):
