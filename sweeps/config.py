@@ -236,7 +236,7 @@ def sweep_keys() -> list[str]:
 
 
 def suggest_key(key: str, known: Sequence[str]) -> str:
-    """A hint for an unknown dotted key: the closest of its part, else the keys of its part, else all parts."""
+    """A hint for an unknown dotted key: the closest of its part, else its part's keys, else all parts."""
     part, _, name = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if part and k.startswith(f"{part}.")}
     if close := difflib.get_close_matches(name, siblings, n=1):

@@ -14,83 +14,17 @@ unit fraction u in [0, 1], so that samplers see independent axes.
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from growcore.config import suggest_name
 from sweeps.config import ConfigError
+from sweeps.references import Bound, Condition, Extent, Lookup, in_words, read_bound, read_conditions
 from sweeps.suggesting import TrialLike
 
-_NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
-_NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
-_REFERENCE = re.compile(rf"(?:({_NUMBER})\s*\*\s*)?({_NAME})(?:\s*([+-])\s*({_NUMBER}))?")
-_CONDITION = re.compile(rf"({_NAME})\s*(==|!=|<=|>=|<|>|not in\b|in\b)\s*(.+)")
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "==": lambda value, other: bool(value == other),
-    "!=": lambda value, other: bool(value != other),
-    "<": lambda value, other: bool(value < other),
-    "<=": lambda value, other: bool(value <= other),
-    ">": lambda value, other: bool(value > other),
-    ">=": lambda value, other: bool(value >= other),
-    "in": lambda value, other: value in other,
-    "not in": lambda value, other: value not in other,
-}
 _FORMS = "{float: [LOW, HIGH]}, {int: [LOW, HIGH]}, {choice: [A, B]} or {value: A}"
-
-Lookup = Callable[[str], Any]  # the value a key has in the trial as far as it is built
-Extent = Callable[[str], tuple[float, float]]  # the smallest and largest value a key may have
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """factor * (value of key) + offset; without a key, offset alone."""
-
-    factor: float
-    key: str | None
-    offset: float
-
-    def value(self, lookup: Lookup) -> float:
-        """The bound where `lookup` gives the key's value."""
-        return self.offset if self.key is None else self.factor * lookup(self.key) + self.offset
-
-    def extent(self, extent: Extent) -> tuple[float, float]:
-        """The smallest and largest value of the bound; factors are positive."""
-        if self.key is None:
-            return self.offset, self.offset
-        low, high = extent(self.key)
-        return self.factor * low + self.offset, self.factor * high + self.offset
-
-    def __str__(self) -> str:
-        if self.key is None:
-            return f"{self.offset:g}"
-        factor = "" if self.factor == 1 else f"{self.factor:g} * "
-        offset = "" if self.offset == 0 else f" {'+-'[self.offset < 0]} {abs(self.offset):g}"
-        return f"{factor}{self.key}{offset}"
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """`key operator value`; the key is a trial key or a trial group, whose value is its option."""
-
-    key: str
-    operator: str
-    value: Any
-
-    def holds(self, lookup: Lookup) -> bool:
-        """Whether it is met where `lookup` gives the key's value; a missing number compares false."""
-        value = lookup(self.key)
-        return (value is not None or self.operator[0] not in "<>") and _COMPARISONS[self.operator](
-            value, self.value
-        )
-
-    def __str__(self) -> str:
-        return f"{self.key} {self.operator} {_text(self.value)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,21 +96,27 @@ class Numeric:
         """
         low_min, low_max = self.low.extent(extent)
         high_min, high_max = self.high.extent(extent)
-        low_most, high_least = self._inward(low_max, high_min)
-        if low_most > high_least:
-            where = (
-                f", where low reaches {low_max:g} and high falls to {high_min:g}" if self.references else ""
-            )
-            raise ConfigError(
-                f"The space gives {self.key} a low bound above its high bound: got {self}{where}. "
-                f"Let low be at most {high_min:g}, or high at least {low_max:g}."
-            )
+        pairs = [(low_max, high_min)]
+        if self.low.key is not None and self.low.key == self.high.key:
+            # Both bounds move with one key, so they meet at the same value of it.
+            pairs = [(low_min, high_min), (low_max, high_max)]
+        for low, high in pairs:
+            self._check_crossing(low, high)
         if self.log and low_min <= 0:
             raise ConfigError(
                 f"The space searches {self.key} by its logarithm, which needs a low bound above 0; "
                 f"got {self}. Raise the bound, or leave log out."
             )
         return low_min, high_max
+
+    def _check_crossing(self, low: float, high: float) -> None:
+        inward_low, inward_high = self._inward(low, high)
+        if inward_low > inward_high:
+            where = f", where low reaches {low:g} and high falls to {high:g}" if self.references else ""
+            raise ConfigError(
+                f"The space gives {self.key} a low bound above its high bound: got {self}{where}. "
+                f"Let low be at most {high:g}, or high at least {low:g}."
+            )
 
     @property
     def _kind(self) -> str:
@@ -229,7 +169,7 @@ class Choice:
     @property
     def labels(self) -> list[Any]:
         """What the sampler sees of each value."""
-        return [_text(v) if isinstance(v, list | dict) else v for v in self.values]
+        return [in_words(v) if isinstance(v, list | dict) else v for v in self.values]
 
     def suggest(self, trial: TrialLike, lookup: Lookup) -> Any:
         """Ask for a value."""
@@ -243,7 +183,7 @@ class Choice:
             ConfigError: the value is no choice.
         """
         if value not in self.values:
-            raise ConfigError(f"{self.key}={_text(value)} lies outside its space: {self}.")
+            raise ConfigError(f"{self.key}={in_words(value)} lies outside its space: {self}.")
         return self.labels[self.values.index(value)]
 
     def extent(self, extent: Extent) -> tuple[float, float]:
@@ -252,7 +192,7 @@ class Choice:
         return min(numbers, default=math.nan), max(numbers, default=math.nan)
 
     def __str__(self) -> str:
-        return f"one of {', '.join(map(_text, self.values))}"
+        return f"one of {', '.join(map(in_words, self.values))}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,7 +217,7 @@ class Fixed:
         return (self.value, self.value) if isinstance(self.value, int | float) else (math.nan, math.nan)
 
     def __str__(self) -> str:
-        return f"fixed at {_text(self.value)}"
+        return f"fixed at {in_words(self.value)}"
 
 
 Distribution = Numeric | Choice | Fixed
@@ -298,12 +238,12 @@ def parse(key: str, raw: Any) -> tuple[Distribution, list[Condition]]:
     if not isinstance(raw, Mapping):
         return Fixed(key=key, value=raw), []
     options = dict(raw)
-    conditions = _conditions(key, options.pop("when", None))
+    conditions = read_conditions(key, options.pop("when", None))
     kinds = [name for name in options if name in ("float", "int", "choice", "value")]
     if len(kinds) != 1:
         name = next((str(name) for name in options if name not in ("log", "step")), str(raw))
         hint = suggest_name(name, ["float", "int", "choice", "value"])
-        raise ConfigError(f"Unknown distribution of {key}: got {_text(dict(raw))}. {hint} Write {_FORMS}.")
+        raise ConfigError(f"Unknown distribution of {key}: got {in_words(dict(raw))}. {hint} Write {_FORMS}.")
     value = options.pop(kinds[0])
     allowed = ("log", "step") if kinds[0] in ("float", "int") else ()
     for name in options:
@@ -319,8 +259,8 @@ def parse(key: str, raw: Any) -> tuple[Distribution, list[Condition]]:
 
 def _choice(key: str, values: Any) -> Choice:
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"A choice for {key} needs a list of values; got {_text(values)}.")
-    texts = [_text(value) for value in values]
+        raise ConfigError(f"A choice for {key} needs a list of values; got {in_words(values)}.")
+    texts = [in_words(value) for value in values]
     if doubled := [text for text in texts if texts.count(text) > 1]:
         raise ConfigError(f"The choice for {key} names {doubled[0]} twice. Name every value once.")
     return Choice(key=key, values=tuple(values))
@@ -328,73 +268,14 @@ def _choice(key: str, values: Any) -> Choice:
 
 def _numeric(key: str, kind: str, bounds: Any, options: dict[str, Any]) -> Numeric:
     if not isinstance(bounds, list) or len(bounds) != 2:
-        raise ConfigError(f"{kind} for {key} needs two bounds, [LOW, HIGH]; got {_text(bounds)}.")
+        raise ConfigError(f"{kind} for {key} needs two bounds, [LOW, HIGH]; got {in_words(bounds)}.")
     log, step = options.get("log", False), options.get("step")
     if not isinstance(log, bool):
-        raise ConfigError(f"log of {key} must be true or false; got {_text(log)}.")
+        raise ConfigError(f"log of {key} must be true or false; got {in_words(log)}.")
     if log and step is not None:
         raise ConfigError(f"log and step exclude each other; got both for {key}. Leave one out.")
     kinds = (int,) if kind == "int" else (int, float)
     if step is not None and (type(step) not in kinds or step <= 0):
-        raise ConfigError(f"step of {key} must be a positive {kind}; got {_text(step)}.")
-    low, high = (_bound(key, kind, bound) for bound in bounds)
+        raise ConfigError(f"step of {key} must be a positive {kind}; got {in_words(step)}.")
+    low, high = (read_bound(key, kind, raw) for raw in bounds)
     return Numeric(key=key, low=low, high=high, is_integer=kind == "int", log=log, step=step)
-
-
-def _bound(key: str, kind: str, raw: Any) -> Bound:
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw):
-        if kind == "int" and not isinstance(raw, int):
-            raise ConfigError(
-                f"int for {key} needs whole bounds; got {raw}. Write {{float: ...}} for fractions."
-            )
-        return Bound(0.0, None, raw)
-    match = _REFERENCE.fullmatch(raw.strip()) if isinstance(raw, str) else None
-    if match is None:
-        raise ConfigError(
-            f"A bound of {key} must be a number or refer to a key, as in 'pruning.k1' or "
-            f"'0.5 * optimizer.lr'; got {_text(raw)}."
-        )
-    factor, name, sign, offset = match.groups()
-    if factor is not None and float(factor) == 0:
-        raise ConfigError(f"The factor of a bound of {key} must be positive; got {_text(raw)}.")
-    shift = float(f"{sign}{offset}") if offset else 0.0
-    return Bound(float(factor) if factor else 1.0, name, shift)
-
-
-def _conditions(key: str, when: Any) -> list[Condition]:
-    if when is None:
-        return []
-    found = [_CONDITION.fullmatch(part.strip()) for part in re.split(r"\band\b", str(when))]
-    conditions = []
-    for match in found:
-        if match is None:
-            raise ConfigError(
-                f"Cannot read the condition of {key}: got when: {when}. Write KEY == VALUE (or !=, <, <=, "
-                ">, >=, in [A, B], not in [A, B]), joined by 'and'."
-            )
-        name, operator, text = match.groups()
-        value = _literal(key, text)
-        if operator.endswith("in") and not isinstance(value, list):
-            raise ConfigError(f"'{operator}' in the condition of {key} needs a list, [A, B]; got {text}.")
-        if operator[0] in "<>" and not isinstance(value, int | float):
-            raise ConfigError(f"'{operator}' in the condition of {key} needs a number; got {text}.")
-        conditions.append(Condition(name, operator, value))
-    return conditions
-
-
-def _literal(key: str, text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Cannot read '{text}' in the condition of {key}.") from error
-    # PyYAML takes 1e-3 for a text; Hydra, which reads the files, does not.
-    items = [float(v) if isinstance(v, str) and re.fullmatch(_NUMBER, v) else v for v in _list(value)]
-    return items if isinstance(value, list) else items[0]
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

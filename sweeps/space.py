@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from growcore.config import TrialConfig, suggest_name, trial_keys
 from sweeps.config import TRIAL_GROUPS, ConfigError, SweepConfig, build_trial, get_key, set_key, suggest_key
-from sweeps.distributions import Choice, Condition, Distribution, Fixed, Numeric, parse
+from sweeps.distributions import Choice, Distribution, Fixed, Numeric, parse
+from sweeps.references import Condition
 from sweeps.suggesting import Corner, Given, Random, TrialLike
 
 # Growth and pruning settings say something only where the method is on.
@@ -84,19 +85,22 @@ class SearchSpace:
         Raises:
             ConfigError: as above, and a key that is both typed and searched.
         """
-        for word in config.overrides:
-            key, _, value = word.partition("=")
-            if key in config.space:
-                raise ConfigError(
-                    f"{key} is searched by space={config.space_name}, so {word} would have no effect. "
-                    f"To set it for all trials: --fix {key}={value}."
-                )
         if not config.space:
             raise ConfigError(
                 f"The space '{config.space_name}' is empty: nothing is searched. Choose another, for example "
                 "space=demo, or add --search optimizer.lr='{float: [1e-3, 1], log: true}'."
             )
-        return cls(config.space, config.trial.to_dict(), config.choices, config.group_options)
+        space = cls(config.space, config.trial.to_dict(), config.choices, config.group_options)
+        for word in config.overrides:
+            key, _, value = word.partition("=")
+            dimension = space._dimensions.get(key)
+            # A typed value has an effect where the key is searched around it.
+            if dimension is not None and key not in dimension.distribution.references:
+                raise ConfigError(
+                    f"{key} is searched by space={config.space_name}, so {word} would have no effect. "
+                    f"To set it for all trials: --fix {key}={value}."
+                )
+        return space
 
     @property
     def dimensions(self) -> list[Dimension]:
@@ -368,6 +372,5 @@ def _suggest(dimension: Dimension, trial: TrialLike, lookup: Callable[[str], Any
 def _needs(dimension: Dimension) -> list[str]:
     """Keys and groups that must have their values before this one is drawn."""
     referred = [*dimension.distribution.references, *(c.key for c in dimension.conditions)]
-    needed = [name for key in referred if key != dimension.key for name in (key.partition(".")[0], key)]
-    own_group = [] if dimension.is_group else [dimension.key.partition(".")[0]]
-    return [*own_group, *(name for name in needed if name != dimension.key)]
+    needed = [name for key in [dimension.key, *referred] for name in (key.partition(".")[0], key)]
+    return [name for name in needed if name != dimension.key]

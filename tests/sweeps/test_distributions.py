@@ -9,7 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sweeps.config import ConfigError
-from sweeps.distributions import Choice, Condition, Fixed, Numeric, parse
+from sweeps.distributions import Choice, Fixed, Numeric, parse
+from sweeps.references import Condition
 from sweeps.suggesting import Given, Random
 
 UNITS = st.floats(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -25,8 +26,6 @@ BASE = load(["space=none"]).trial.to_dict()
 
 def space(raw: dict, overrides: tuple[str, ...] = ("space=none",)) -> SearchSpace:
     """A space over the default trial, its groups composed where they are searched."""
-    import json
-
     words = [f"{key}={json.dumps(value)}" for key, value in raw.items()]
     return SearchSpace.of(load(overrides, searches=words))
 
@@ -50,7 +49,9 @@ def test_every_suggestion_is_a_valid_trial(shipped):
 def test_a_trial_is_the_words_that_say_it(shipped):
     config, searched = shipped
     for values in searched.sample(8, seed=2):
-        assert load([*config.overrides, *searched.overrides(values)]).trial == searched.apply(values)
+        assert load([*config.overrides, "space=none", *searched.overrides(values)]).trial == searched.apply(
+            values
+        )
 
 
 def test_what_a_sampler_saw_gives_the_same_values_again(shipped):
@@ -252,7 +253,7 @@ def test_widths_can_be_searched():
     [
         (
             {"pruning.k3": {"float": [0, 1]}},
-            r"'pruning\.k3', which is no trial key\. Did you mean 'pruning\.k",
+            r"'pruning\.k3', which is no trial key\. Known: .*pruning\.k1, pruning\.k2,",
         ),
         ({"optimizer": {"lr": {"float": [0, 1]}}}, r"Unknown distribution of optimizer"),
         ({"growth": {"int": [0, 1]}}, r"The group growth is chosen whole: write \{choice:"),
@@ -286,7 +287,7 @@ def test_widths_can_be_searched():
         ({"growth.num_neurons": {"float": [1, 4]}}, r"growth\.num_neurons must be of type int; got"),
         (
             {"pruning.activity_threshold": {"float": [0.1, 0.9]}},
-            r"gives a trial that is not valid: pruning\.activity_threshold must lie in \[0\.5, 1\).*got .*=0\.1",
+            r"gives a trial that is not valid: pruning\.activity_threshold must lie in \[0\.5, 1\).*=0\.1",
         ),
         (
             {"pruning.scope": ["layer", "chanel"]},
@@ -310,20 +311,22 @@ def test_a_space_that_is_switched_off_is_empty():
         space({"growth.num_neurons": {"int": [1, 4]}}, ("space=none", "growth=none"))
 
 
-@pytest.mark.parametrize("word", ["pruning.k1=0.4", "growth=tiny"])
-def test_a_key_both_typed_and_searched_is_refused(word):
-    key = word.partition("=")[0]
-    config = load([word, "space=none"], searches=[f"{key}=[{word.partition('=')[2]}, 0.5]"])
-    with pytest.raises(
-        ConfigError, match=rf"{re.escape(word)} would have no effect.*--fix {re.escape(word)}"
-    ):
+@pytest.mark.parametrize(
+    ("word", "search"),
+    [("pruning.k1=0.4", "pruning.k1={float: [0.1, 0.5]}"), ("growth=tiny", "growth=[none, tiny]")],
+)
+def test_a_key_both_typed_and_searched_is_refused(word, search):
+    config = load([word, "space=none"], searches=[search])
+    with pytest.raises(ConfigError, match=rf"{word} would have no effect.*--fix {word}"):
         SearchSpace.of(config)
 
 
 def test_a_group_whose_files_set_other_parts_cannot_be_searched(tmp_path):
     (tmp_path / "growth").mkdir()
-    (tmp_path / "growth" / "wide.yaml").write_text("# @package _global_\nseed: 3\ngrowth: {method: tiny}\n")
-    with pytest.raises(ConfigError, match=r"growth=wide also sets 'seed', so the group cannot be searched"):
+    (tmp_path / "growth" / "wide.yaml").write_text(
+        "# @package _global_\ndata: {num_train: 5}\ngrowth: {method: tiny}\n"
+    )
+    with pytest.raises(ConfigError, match=r"growth=wide also sets 'data', so the group cannot be searched"):
         load(["space=none"], [tmp_path], searches=["growth=[none, wide]"])
 
 
@@ -348,5 +351,5 @@ def test_values_outside_the_space_are_not_encoded(values, message):
 
 
 def test_params_that_are_missing_are_an_error():
-    with pytest.raises(KeyError, match="pruning.k2:unit"):
+    with pytest.raises(KeyError, match=r"pruning\.k2:unit"):
         SearchSpace(K1_K2, BASE).suggest(Given({"pruning.k1": 0.3}))
