@@ -68,15 +68,15 @@ def load(
     space = _edit_space(composed.pop("space", None) or {}, searches, fixes)
     _reject_unknown(composed)
     group_options = {
-        group: composer.parts(group, request.options, composed) for group in space if group in TRIAL_GROUPS
+        group: composer.parts(group, request.options, composed, choices[group])
+        for group in space
+        if group in TRIAL_GROUPS
     }
     trial = {name: composed.pop(name) for name in _TRIAL_PARTS if name in composed}
-    recorded = None
-    if request.best is not None:
-        best = read_best(request.best, config_dirs)
+    best = read_best(request.best, config_dirs) if request.best is not None else None
+    if best is not None:
         trial = best.trial | {name: trial[name] for name in request.options if name in TRIAL_GROUPS}
         choices |= {g: _kind(trial, g) for g in TRIAL_GROUPS if g not in request.options}
-        recorded = best.recorded
     _write_values(request.values, composed, trial, group_options)
     return SweepConfig.from_dict(
         composed
@@ -89,7 +89,7 @@ def load(
             "overrides": [*overrides, *fixes],
             "searches": list(searches),
             "config_dirs": [str(Path(folder).resolve()) for folder in config_dirs],
-            "recorded": recorded,
+            "recorded": best.recorded if best is not None else None,
         }
     )
 
@@ -310,19 +310,19 @@ class _Composer:
         return {str(key): value for key, value in plain.items()}, choices
 
     def parts(
-        self, group: str, chosen: Mapping[str, str], base: Mapping[str, Any]
+        self, group: str, chosen: Mapping[str, str], base: Mapping[str, Any], taken: str
     ) -> dict[str, dict[str, Any]]:
-        """The part of a trial that each option of a group stands for."""
+        """The part of a trial that each option of a group stands for; `base` is composed with `taken`."""
         found = {}
         for option in options(group, self._dirs):
-            composed, _ = self.compose({**chosen, group: option})
+            composed = base if option == taken else self.compose({**chosen, group: option})[0]
             for name in _TRIAL_PARTS:
                 if name != group and composed.get(name) != base.get(name):
                     raise ConfigError(
                         f"{group}={option} also sets '{name}', so the group cannot be searched: "
                         f"let {group}/{option}.yaml set keys of '{group}' only."
                     )
-            found[option] = composed[group] or {}
+            found[option] = dict(composed[group] or {})
         return found
 
 
