@@ -202,7 +202,8 @@ def layer_statistics(z_Nn: Tensor, layer: str = "") -> LayerStatistics:
     z = z_Nn.double()
     _check_sample(z)
     n = z.shape[1]
-    p1, p2, p3, p4 = (z.pow(power).sum(1) for power in (1, 2, 3, 4))
+    z2 = z.square()
+    p1, p2, p3, p4 = z.sum(1), z2.sum(1), (z2 * z).sum(1), z2.square().sum(1)
     q = p2 / n
     K = q.mean()
     pairs = (p2.square() - p4) / (n * (n - 1))
