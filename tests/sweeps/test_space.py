@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_every_suggestion_is_a_valid_trial(shipped):
 
 def test_a_trial_is_the_words_that_say_it(shipped):
     config, searched = shipped
-    for values in searched.sample(8, seed=2):
+    for values in searched.sample(3, seed=2):
         assert load([*config.overrides, "space=none", *searched.overrides(values)]).trial == searched.apply(
             values
         )
@@ -92,6 +93,11 @@ def test_a_space_written_down_with_its_sweep_gives_the_same_trials(shipped):
     values = searched.sample(5)
     assert again.sample(5) == values
     assert [again.apply(v) for v in values] == [searched.apply(v) for v in values]
+
+
+def test_a_space_can_be_sent_to_another_process(shipped):
+    _, searched = shipped
+    assert pickle.loads(pickle.dumps(searched)).sample(3) == searched.sample(3)
 
 
 def test_applying_changes_nothing_that_trials_share(shipped):
