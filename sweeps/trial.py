@@ -20,7 +20,7 @@ from ray import tune
 from growcore.config import TrialConfig
 from sweeps.events import EventWriter, edits, reports
 
-CHECKPOINT_SECONDS = 10.0  # training that may be lost when a worker dies
+CHECKPOINT_SECONDS = 5.0  # training that may be lost when a worker dies
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class Engine(Protocol):
         """An iterable of reports, each with `step`, `epoch`, `metrics`, `edits`, `finished`, `to_dict()`."""
 
     def full_train_flops(self, base: TrialConfig, device: str) -> float:
-        """Train FLOPs of a whole trial that never changes its size."""
+        """Train FLOPs of a whole trial that is not stopped."""
 
     def save(self, folder: Path, training: Any) -> Path:
         """Write a checkpoint into `folder` and return its path."""
@@ -69,12 +69,10 @@ class Growcore:
         return Training(config, device)
 
     def full_train_flops(self, base: TrialConfig, device: str) -> float:
-        """Measured on a model built for it."""
-        from growcore import cost
+        """Planned growth included; see `growcore.planning.planned_cost`."""
+        from growcore.planning import planned_cost
 
-        training = self.build(base, device)
-        size = cost.measure(training.model, training.data.image_shape)
-        return float(size.training_flops) * len(training.data.train) * base.training.num_epochs
+        return float(planned_cost(base).training_flops)
 
     def save(self, folder: Path, training: Any) -> Path:
         """See `growcore.checkpoint.save`."""

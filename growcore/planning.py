@@ -1,0 +1,51 @@
+"""What a trial will cost, before it runs: every planned growth taken as full and accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from growcore import cost, data, models, policies
+from growcore.config import GrowthWhere, TrialConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCost:
+    """Size and work of a trial that grows as its configuration says and is not stopped."""
+
+    training_flops: int  # dense, forward and backward over all epochs; statistics are left out
+    parameters: int  # at the end
+    forward_flops: int  # of one sample, at the end
+
+
+def planned_cost(config: TrialConfig) -> PlannedCost:
+    """Cost of a whole trial on the CPU's copy of its data set, without training it.
+
+    With `growth.where` other than `all` the layers are taken to gain in turns.
+
+    Raises:
+        ValueError, FileNotFoundError: as building the training would.
+    """
+    images = data.load(config.data, "cpu", config.imports)
+    model = models.build(config, images.image_shape, images.num_classes)
+    size = cost.measure(model, images.image_shape)
+    flops, num_growths = 0, 0
+    for epoch in range(config.training.num_epochs):
+        progress = policies.Progress(epoch, config.training.num_epochs, num_growths)
+        if policies.growth_is_due(config.growth, progress):
+            _grow(model, config, num_growths)
+            num_growths += 1
+            size = cost.measure(model, images.image_shape)
+        flops += size.training_flops * len(images.train)
+    return PlannedCost(flops, size.parameters, size.forward_flops)
+
+
+def _grow(model: nn.Module, config: TrialConfig, num_growths: int) -> None:
+    widths = models.widths(model)
+    names = list(widths)
+    if config.growth.where != GrowthWhere.all:
+        names = [names[num_growths % len(names)]] if names else []
+    models.resize(
+        model, {name: widths[name] + policies.neurons_to_add(config.growth, widths[name]) for name in names}
+    )
