@@ -112,7 +112,7 @@ def sample_model_preactivations(
     """Preactivations of every linear and convolution layer over freshly drawn models.
 
     Args:
-        draw: gives a newly initialised model at each call.
+        draw: gives a newly initialised model at each call; in eval mode if it normalises by batch.
         x: one input, with a batch dimension of 1.
         num_networks: how many models are drawn.
 

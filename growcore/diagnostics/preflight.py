@@ -361,7 +361,7 @@ def _saturated(signals: Sequence[LayerSignal], limits: Limits) -> list[Finding]:
             s.layer,
             f"{s.saturated_fraction:.0%} of the values lie where the activation is flat "
             f"(root mean square {math.sqrt(s.output_square):.3g}).",
-            f"Multiply the gain by about {1 / math.sqrt(s.output_square):.2g}.",
+            "Lower the gain: up to a root mean square of about 2 most values keep a slope.",
         )
         for s in signals
         if s.saturated_fraction >= limits.saturated_warn
