@@ -27,6 +27,7 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_MAX_PENDING_TRIALS_PG": "64",  # the searcher keeps to the slots; start workers side by side
@@ -49,7 +50,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         check(config)
         yield
         return
-    temporary = None if config.address else tempfile.mkdtemp(prefix="sweeps-")
+    temporary = None if config.address else _own_folder()
     try:
         _connect(config, temporary)
         check(config)
@@ -58,6 +59,15 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _own_folder() -> str:
+    """A fresh temporary folder named after this process; those of processes that are gone are removed."""
+    for old in Path(tempfile.gettempdir()).glob("sweeps-ray-*"):
+        owner = old.name.split("-")[2]
+        if not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"sweeps-ray-{os.getpid()}-")
 
 
 def _connect(config: ClusterConfig, temporary: str | None) -> None:

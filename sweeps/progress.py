@@ -10,10 +10,9 @@ from typing import Any, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from sweeps.leaderboard import chosen, duration, entry, label
+from sweeps.leaderboard import chosen, columns, duration, entry, label
 from sweeps.search import TrialRow, TrialState
 
 
@@ -145,13 +144,13 @@ class LiveTable:
         self._live.stop()
 
     def _render(self) -> Group:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for head in ("#", "seconds", "epoch", label(self._tally.metric), "params", "non-zero", "edits"):
-            table.add_column(head, justify="right", no_wrap=True)
-        table.add_column("what was chosen", no_wrap=True, overflow="ellipsis")
-        for number, trial in sorted(self._running.items()):
-            table.add_row(*_live_cells(number, trial, self._tally.metric))
-        return Group(Text(f"{duration(self._tally.seconds)}  {self._tally}", style="bold"), table)
+        head = Text(f"{duration(self._tally.seconds)}  {self._tally}", style="bold")
+        if not self._running:
+            return Group(head)
+        heads = ["#", "seconds", "epoch", label(self._tally.metric), "params", "non-zero", "edits"]
+        rows = [_live_cells(n, trial, self._tally.metric) for n, trial in sorted(self._running.items())]
+        lines = columns([[*heads, "what was chosen"], *rows], left={len(heads)})
+        return Group(head, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
 
 def _live_cells(number: int, trial: Mapping[str, Any], metric: str) -> list[str]:
@@ -178,4 +177,6 @@ def describe(row: TrialRow, metric: str) -> str:
     what = "complete" if row.state is TrialState.complete else f"stopped early at epoch {row.outcome.epoch:g}"
     cost = "" if e.num_parameters is None else f", {e.num_parameters:,} params"
     sparse = "" if e.num_nonzero is None else f" ({e.num_nonzero:,} non-zero)"
-    return f"{what}: {label(metric)} {value}{cost}{sparse}, {e.edits}, {row.seconds:.1f} s"
+    # A resumed trial counts what it trained, not the time in between.
+    seconds = row.outcome.metrics.get("cost/wall_seconds", row.seconds)
+    return f"{what}: {label(metric)} {value}{cost}{sparse}, {e.edits}, {seconds:.1f} s"

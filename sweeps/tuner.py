@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from sweeps.searcher import METRICS, Goal, StudySearcher
 from sweeps.trial import Job, SweepTrial
 
 MAX_WORKER_DEATHS = 2  # a trial whose worker died continues from its checkpoint so often
+
+_NOT_OF_A_TRIAL = ("sweep", "space", "search", "scheduler", "tracking", "storage")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +147,8 @@ class FlopsScheduler(FIFOScheduler):
 def _job(setting: Setting, assignment: Assignment) -> dict[str, Any]:
     folder = setting.folder / str(assignment.number)
     dirs = [word for each in setting.config.config_dirs for word in ("--config-dir", each)]
-    words = ["sweeps", "train", *dirs, *setting.config.overrides, *assignment.overrides]
+    typed = [word for word in setting.config.overrides if re.split(r"[.=]", word)[0] not in _NOT_OF_A_TRIAL]
+    words = ["sweeps", "train", *dirs, *typed, *assignment.overrides]
     given = {
         "format": events.FORMAT,
         "sweep": setting.folder.name,
