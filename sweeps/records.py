@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 import urllib.error
@@ -34,6 +35,7 @@ _POLL_SECONDS = 1.0
 _FLUSH_SECONDS = 60.0  # how long the end of a sweep waits for an MLflow that does not answer
 _CONNECT_SECONDS = 3.0
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _MAX_PARAM = 6000  # characters MLflow keeps of a parameter
 _MAX_BATCH = 1000  # metrics MLflow takes at once
 
@@ -58,8 +60,8 @@ def open_tracking(uri: str, experiment: str, root: Path) -> Tracking:
         ConfigError: nothing answers at `uri`, or it is the deprecated file store.
     """
     _probe(uri)
-    client = _client(uri)
     try:
+        client = _client(uri)
         # The first call creates the schema of a fresh database: once, here, before anyone else opens it.
         found = client.get_experiment_by_name(experiment)
         if found is not None:
@@ -79,10 +81,12 @@ def _probe(uri: str) -> None:
             f"tracking.uri={uri} is a folder, MLflow's deprecated file store. "
             f"Use a database (sqlite:///PATH/mlflow.db), a server (http://HOST:5000), or leave it null."
         )
-    if not _is_server(uri):
-        return
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS).close()  # noqa: S310
+        if _is_server(uri):
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS).close()  # noqa: S310
+        elif parts.hostname:  # MLflow itself would try a database for minutes
+            port = parts.port or _PORTS.get(parts.scheme.split("+")[0], 5432)
+            socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
     except urllib.error.HTTPError as error:
         if error.code >= 500:
             raise _unreachable(uri, f"HTTP {error.code}") from None
@@ -106,8 +110,12 @@ def _client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow's own imports
+        warnings.simplefilter("ignore")  # MLflow's imports and tables use what others deprecate
+        from mlflow.store.tracking.dbmodels import models  # noqa: F401
         from mlflow.tracking import MlflowClient
+        from sqlalchemy.orm import configure_mappers
+
+        configure_mappers()
     for name in ("mlflow", "alembic"):  # importing MLflow sets its loggers up
         logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
