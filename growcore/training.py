@@ -79,6 +79,7 @@ class Training:
 
     def _train_epoch(self) -> None:
         size = cost.measure(self.model, self.data.image_shape)
+        strength_flops = self._strength_flops()
         batch_size = self.config.training.batch_size
         total_loss = torch.zeros((), device=self.device)
         num_images = 0
@@ -90,8 +91,18 @@ class Training:
                 self._check_finite(total_loss)
         self._check_finite(total_loss)
         self._train_loss = float(total_loss) / num_images
-        self.train_flops += size.training_flops * num_images
-        self.sparse_flops += size.sparse_training_flops * num_images
+        strength_flops = self._strength_flops() - strength_flops
+        self.train_flops += size.training_flops * num_images + strength_flops
+        self.sparse_flops += size.sparse_training_flops * num_images + strength_flops
+
+    def _strength_flops(self) -> int:
+        """FLOPs of measuring strengths so far, were the layers always of their present size."""
+        layers = models.sparse_layers(self.model).values()
+        if not layers:
+            return 0
+        flops = cost.forward_flops_by_weight(self.model, self.data.image_shape)
+        per_image = sum(flops[id(layer.weight)] * layer.num_measurements for layer in layers)
+        return per_image * self.config.training.batch_size
 
     def _train_step(self, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
         loss = functional.cross_entropy(self.model(x_NCHW), y_N)

@@ -104,6 +104,13 @@ class SparseConnections(nn.Module):
         raise NotImplementedError
 
     @property
+    def num_measurements(self) -> int:
+        """How many batches strengths were measured on so far; each cost one weight gradient."""
+        if find_strength(self.strength).measure is None:
+            return 0
+        return -(-self.learning_iterations // self.update_interval)
+
+    @property
     def density(self) -> float:
         """Share of connections alive."""
         return int(self.mask.sum()) / self.mask.numel()

@@ -244,3 +244,16 @@ def test_a_grown_pruned_network_learns_real_images(data_root):
         )
     )[-1]
     assert last.metrics["test/accuracy"] > 0.7
+
+
+def test_measuring_strengths_is_counted_as_one_weight_gradient_each_time():
+    still = {"growth": {"method": "none"}, "training": {"num_epochs": 1, "batch_size": 50}}
+    measured, unmeasured = (
+        Training(config(**still, pruning={"method": method, "update_interval": 3, "start_epoch": 1}))
+        for method in ("hebbian", "random")
+    )
+    told = [list(training)[-1].metrics["cost/train_flops"] for training in (measured, unmeasured)]
+    flops = cost.forward_flops_by_weight(measured.model, measured.data.image_shape)
+    layers = models.sparse_layers(measured.model).values()
+    # Six batches of 50 make a measurement at steps 0 and 3.
+    assert told[0] - told[1] == 2 * 50 * sum(flops[id(layer.weight)] for layer in layers)
