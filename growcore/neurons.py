@@ -78,12 +78,17 @@ class NeuronActivity:
                 f"a layer's activity is counted for a fixed number of neurons; it had "
                 f"{self.num_active.shape[0]}, now {x.shape[1]}. Call reset() after the layer has changed."
             )
-        active = check_active(x, self.y, self.relation)
-        # Summing bytes position by position first is much faster than bool to int64 at once.
-        counts = active.flatten(2).sum(-1, dtype=torch.float32) if x.dim() > 2 else active
+        counts = self._indicator(x).flatten(2).sum(-1) if x.dim() > 2 else self._indicator(x)
         total = counts.sum(0, dtype=torch.float64)
         self.num_active = total if self.num_active is None else self.num_active + total
         self.num_seen += x.numel() // x.shape[1]
+
+    def _indicator(self, x: Tensor) -> Tensor:
+        if self.relation == "greater" and not isinstance(self.y, tuple):
+            # Comparing into floats, which sum fast, takes a fifth of the time of summing bools.
+            out = torch.empty_like(x, dtype=torch.float32)
+            return torch.gt(x, torch.as_tensor(self.y, device=x.device), out=out)
+        return check_active(x, self.y, self.relation).float()
 
     def frequencies(self) -> Tensor:
         """Share of (sample, position) pairs at which each neuron was active: C values in [0, 1].

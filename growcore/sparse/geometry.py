@@ -120,32 +120,41 @@ class ConvGeometry:
         return values_OCKL
 
     def taps(self, x_NCHW: Tensor) -> Tensor:
-        """What each connection reads where: a P x Q x G x N x C/G x K x L view of a padded input."""
+        """What each connection reads where: a P x Q x G x N x K x L x C/G view of a padded input.
+
+        It copies fastest from an input with channels last.
+        """
         steps = x_NCHW.stride()
         P, Q = self.output_size(x_NCHW)
         num_channels = x_NCHW.shape[1] // self.groups
         return x_NCHW.as_strided(
-            (P, Q, self.groups, x_NCHW.shape[0], num_channels, *self.kernel_size),
+            (P, Q, self.groups, x_NCHW.shape[0], *self.kernel_size, num_channels),
             (
                 steps[2] * self.stride[0],
                 steps[3] * self.stride[1],
                 steps[1] * num_channels,
                 steps[0],
-                steps[1],
                 steps[2] * self.dilation[0],
                 steps[3] * self.dilation[1],
+                steps[1],
             ),
         )
 
     def tap_deviations(self, x_NCHW: Tensor) -> Tensor:
-        """Standard deviation of each tap of a padded input over samples and positions, G x C/G x K x L.
+        """Standard deviation of each tap of a padded input over samples and positions, C x K x L.
 
-        It is exactly 0 for a constant tap.
+        It is exactly 0 for a tap that is constant to within rounding.
         """
-        K, L = self.kernel_size
-        taps_PQGNCKL = self.taps(x_NCHW)
-        rows = [taps_PQGNCKL[..., i, j].var(dim=(0, 1, 3), correction=0) for i in range(K) for j in range(L)]
-        return torch.stack(rows, dim=-1).sqrt().reshape(*taps_PQGNCKL.shape[2:3], -1, K, L)
+        x = x_NCHW.double()
+        # Summed over samples first, so that a kernel's windows slide over one map only.
+        sums_2CHW = torch.stack([x.sum(0), x.square_().sum(0)])
+        P, Q = self.output_size(x_NCHW)
+        rows, columns = self._windows(0, P), self._windows(1, Q)
+        windows = [sums_2CHW[:, :, row, column].sum((2, 3)) for row in rows for column in columns]
+        moments = torch.stack(windows, dim=-1) / (x_NCHW.shape[0] * P * Q)
+        variance = moments[1] - moments[0].square()
+        variance = torch.where(variance > 1e-12 * moments[1], variance, 0)
+        return variance.sqrt().reshape(-1, *self.kernel_size).to(x_NCHW.dtype)
 
     def output_size(self, x_NCHW: Tensor) -> tuple[int, int]:
         """P and Q of the output of a padded input."""
@@ -154,6 +163,12 @@ class ConvGeometry:
             (size - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, dilation in sizes
         )
         return P, Q
+
+    def _windows(self, side: int, num_positions: int) -> list[slice]:
+        """For each kernel cell along a side, the input cells that it reads."""
+        dilation, stride = self.dilation[side], self.stride[side]
+        starts = [dilation * cell for cell in range(self.kernel_size[side])]
+        return [slice(start, start + stride * (num_positions - 1) + 1, stride) for start in starts]
 
     def _padded(self, x_NCHW: Tensor) -> Tensor:
         (top, bottom), (left, right) = self.margins()

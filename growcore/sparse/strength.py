@@ -39,7 +39,7 @@ def coactivation(geometry: Geometry, x: Tensor, y: Tensor, threshold: float = 0.
     # sigmoid(v) > t exactly where v > log(t / (1 - t)): one comparison, no exponential.
     level = math.log(threshold / (1 - threshold))
     with torch.autocast(x.device.type, enabled=False):
-        counts = geometry.weight_gradient((x > level).float(), (y > level).float())
+        counts = geometry.weight_gradient(_indicator(x, level), _indicator(y, level))
         # Some GPU algorithms transform their operands; counts are whole numbers all the same.
         return counts.round_() / geometry.num_terms(y)
 
@@ -66,9 +66,9 @@ def correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
             f"correlation needs a batch of at least 3, as fewer samples always correlate fully; "
             f"got {x.shape[0]}. Drop the last, smaller batch, or use strength='pooled_correlation'."
         )
-    taps_PQGNT = conv.taps(_standardised(x))
+    taps_PQGNT = conv.taps(_standardised(x).contiguous(memory_format=torch.channels_last))
     num_outputs = y.shape[1] // conv.groups
-    y_PQGON = _standardised(y).unflatten(1, (conv.groups, num_outputs)).permute(3, 4, 1, 2, 0)
+    y_PQGON = _standardised(y).unflatten(1, (conv.groups, num_outputs)).permute(3, 4, 1, 2, 0).contiguous()
     P, Q, G, N = taps_PQGNT.shape[:4]
     T = taps_PQGNT.shape[4:].numel()
     total = x.new_zeros(G, num_outputs, T)
@@ -77,7 +77,8 @@ def correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
             taps = taps_PQGNT[rows, columns].reshape(-1, N, T)
             products = torch.bmm(y_PQGON[rows, columns].reshape(-1, num_outputs, N), taps).abs_()
             total += products.reshape(-1, G, num_outputs, T).sum(0)
-    return geometry.weight_shaped((total / (P * Q)).reshape(y.shape[1], *taps_PQGNT.shape[4:]))
+    mean_OKLC = (total / (P * Q)).reshape(y.shape[1], *taps_PQGNT.shape[4:])
+    return geometry.weight_shaped(mean_OKLC.permute(0, 3, 1, 2).contiguous())
 
 
 def pooled_correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
@@ -102,7 +103,8 @@ def pooled_correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
             f"fully; got {num_terms}. Use a larger batch, or strength='coactivation'."
         )
     conv, x, y = geometry.as_convolution(widen(x), widen(y))
-    x_deviation = conv.tap_deviations(x).repeat_interleave(y.shape[1] // conv.groups, dim=0)
+    x_deviation = conv.tap_deviations(x).unflatten(0, (conv.groups, -1))
+    x_deviation = x_deviation.repeat_interleave(y.shape[1] // conv.groups, dim=0)
     y_variance, y_mean = torch.var_mean(y, dim=(0, 2, 3), correction=0, keepdim=True)
     y_deviation = y_variance.sqrt().reshape(-1, 1, 1, 1)
     with torch.autocast(x.device.type, enabled=False):
@@ -156,16 +158,22 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-_CHUNK_ENTRIES = 1 << 20  # of a block of products: as much as a cache holds
+_CHUNK_ENTRIES = 1 << 18  # of a block of products: 1 MiB, which a core's cache holds
+
+
+def _indicator(x: Tensor, level: float) -> Tensor:
+    """1.0 where x > level, else 0.0, in float32; comparing into floats saves the pass that converts."""
+    return torch.gt(x.detach(), level, out=torch.empty_like(x, dtype=torch.float32, requires_grad=False))
 
 
 def _standardised(x_NCHW: Tensor) -> Tensor:
     """Each position with mean 0 and length 1 over the batch; 0 where it is constant."""
-    centred = x_NCHW - x_NCHW.mean(0)
-    # Rounding leaves a constant a little off its mean, so constants are told by their range.
-    constant = x_NCHW.amax(0) == x_NCHW.amin(0)
-    length = torch.linalg.vector_norm(centred, dim=0)
-    return centred.mul_(torch.where(constant | (length == 0), 0, 1 / length))
+    mean = x_NCHW.mean(0)
+    centred = x_NCHW - mean
+    length = centred.square().sum(0).sqrt_()
+    # A constant ends a rounding error off its mean, which must not be blown up to length 1.
+    rounding = 4 * torch.finfo(x_NCHW.dtype).eps * math.sqrt(x_NCHW.shape[0]) * mean.abs_()
+    return centred.mul_(torch.where(length > rounding, 1 / length, 0))
 
 
 def _blocks(num_rows: int, num_columns: int, positions: int) -> Iterator[tuple[slice, slice]]:

@@ -46,9 +46,9 @@ def coactivation_by_loops(conv, x, y, threshold):
         for p in range(P):
             for q in range(Q):
                 inputs = taps(conv, x, o, c, i, j, p, q)
-                for n in range(num):
-                    fires = torch.sigmoid(inputs[n]) > threshold and torch.sigmoid(y[n, o, p, q]) > threshold
-                    H[o, c, i, j] += float(fires)
+                H[o, c, i, j] += int(
+                    ((inputs.sigmoid() > threshold) & (y[:, o, p, q].sigmoid() > threshold)).sum()
+                )
     return H / (num * P * Q)
 
 
