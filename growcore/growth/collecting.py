@@ -122,12 +122,17 @@ class CollectingModule(LinkedModule):
 
     def _all_statistics(self) -> list[TensorStatistic]:
         own = [self.tensor_s, self.tensor_m]
-        return own if self.previous_module is None else own + self._pair_statistics()
+        return own + self._pair_statistics() if self._has_pair else own
+
+    @property
+    def _has_pair(self) -> bool:
+        """Whether the module before can gain neurons for this one alone; a merge gathers for its readers."""
+        return isinstance(self.previous_module, CollectingModule)
 
     def _released_statistics(self) -> list[TensorStatistic]:
         """The statistics that no neighbour still reads."""
         released = [self.tensor_m] if self._num_readers else [self.tensor_m, self.tensor_s]
-        if self.previous_module is None:
+        if not self._has_pair:
             return released
         previous, shared = self.require_previous(), self.tensor_s_growth
         others = previous._collecting or previous._num_readers > int(self._collecting)
@@ -139,14 +144,14 @@ class CollectingModule(LinkedModule):
         Raises:
             ValueError: the previous module is not one this layer can grow with.
         """
-        if self.previous_module is not None:
+        if self._has_pair:
             self.check_pair()
         for statistic in self._all_statistics():
             statistic.init()
         if not self._collecting:
             self._collecting = self.store_input = self.store_pre_activity = True
-            if self.previous_module is not None:
-                self.require_previous()._num_readers += 1
+            if self._has_pair:
+                self.require_previous().read_by(1)
 
     def check_pair(self) -> None:
         """Raise a ValueError where the previous module and this one cannot share new neurons."""
@@ -178,10 +183,13 @@ class CollectingModule(LinkedModule):
             statistic.reset()
         if self._collecting:
             self._collecting = self.store_input = self.store_pre_activity = False
-            if self.previous_module is not None:
-                previous = self.require_previous()
-                previous._num_readers -= 1
-                previous._forget_pass()
+            if self._has_pair:
+                self.require_previous().read_by(-1)
+        self._forget_pass()
+
+    def read_by(self, num_more: int) -> None:
+        """Keep the input for so many more (or, negative, fewer) that gather statistics of it."""
+        self._num_readers += num_more
         self._forget_pass()
 
     def _forget_pass(self) -> None:

@@ -23,6 +23,7 @@ from growcore.growth.patches import (
     patches_of,
     tap_outputs,
     tap_positions,
+    turned_patches,
     weight_correlation,
 )
 from growcore.growth.statistic import TensorStatistic
@@ -161,6 +162,10 @@ class Conv2dGrowingModule(GrowingModule):
             )
         return previous
 
+    def taps(self) -> list[tuple[int, int]]:
+        """The taps of the kernel that read new channels."""
+        raise NotImplementedError
+
     def patches(self) -> Patches:
         """What the layer reads of the stored input."""
         return patches_of(self.layer, self.input)
@@ -279,6 +284,10 @@ class RestrictedConv2dGrowingModule(_PairedConv2dGrowingModule):
     def _centre(self) -> tuple[int, int]:
         return self.kernel_size[0] // 2, self.kernel_size[1] // 2
 
+    def taps(self) -> list[tuple[int, int]]:
+        """The centre."""
+        return [self._centre]
+
     def check_pair(self) -> None:
         """Raise a ValueError where the previous module and this one cannot share new channels."""
         super().check_pair()
@@ -330,7 +339,8 @@ class FullConv2dGrowingModule(_PairedConv2dGrowingModule):
                 f"padding_mode={self.layer.padding_mode!r}. Use padding_mode='zeros'."
             )
 
-    def _taps(self) -> list[tuple[int, int]]:
+    def taps(self) -> list[tuple[int, int]]:
+        """Every tap, row by row."""
         return [(i, j) for i in range(self.kernel_size[0]) for j in range(self.kernel_size[1])]
 
     def compute_s_growth_update(self) -> tuple[Tensor, int]:
@@ -342,10 +352,16 @@ class FullConv2dGrowingModule(_PairedConv2dGrowingModule):
 
     def compute_m_prev_update(self, desired_activation: Tensor | None = None) -> tuple[Tensor, int]:
         """Sum of b(-2) g^T for every tap, (C_prev*K*L + 1, O * taps), and the number of samples."""
-        with_ones = self.require_previous().use_bias
+        previous, goal = self.previous_conv(), self._goal(desired_activation)
+        if self.stride == (1, 1):
+            # Seen from the previous map, its points read the goal by the kernel turned around.
+            turned = turned_patches(self.layer, goal, _size(self.input))
+            update = cross_gram(previous.patches(), turned, previous.use_bias, False)
+            shape = (-1, self.out_channels, *self.kernel_size)
+            return update.reshape(shape).flip(2, 3).flatten(1), self.input.shape[0]
         per_tap = [
-            weight_correlation(self._previous_at(tap), self._goal_at(tap, desired_activation), with_ones)
-            for tap in self._taps()
+            weight_correlation(self._previous_at(tap), self._goal_at(tap, goal), previous.use_bias)
+            for tap in self.taps()
         ]
         return torch.stack(per_tap, dim=2).flatten(1), self.input.shape[0]
 
@@ -354,13 +370,13 @@ class FullConv2dGrowingModule(_PairedConv2dGrowingModule):
         with_ones = self.require_previous().use_bias
         per_tap = [
             cross_gram(self._previous_at(tap), self._own_at(tap), with_ones, self.use_bias)
-            for tap in self._taps()
+            for tap in self.taps()
         ]
         return torch.stack(per_tap, dim=1), self.input.shape[0]
 
     def compute_growth_mean_update(self) -> tuple[Tensor, int]:
         """Sum of b(-2) with 1 appended over samples, positions and taps, and the number of samples."""
-        sums = torch.stack([column_sums(self._previous_at(tap)) for tap in self._taps()]).sum(0)
+        sums = torch.stack([column_sums(self._previous_at(tap)) for tap in self.taps()]).sum(0)
         return sums, self.input.shape[0]
 
     def _project_cross_covariance(self, delta: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ class ExtendingModule(CollectingModule):
         input_extension_size: int | None = None,
         output_extension_init: str = "copy_uniform",
         input_extension_init: str = "copy_uniform",
+        variance_transfer: bool = False,
     ) -> None:
         """Create new neurons of the previous module with drawn weights into and out of them.
 
@@ -80,6 +81,9 @@ class ExtendingModule(CollectingModule):
             input_extension_size: size on this module's side, if it differs.
             output_extension_init: name in `known_inits`, for the weights into the new neurons.
             input_extension_init: name in `known_inits`, for the weights out of them.
+            variance_transfer: shrink this layer's old and new weights by sqrt(old width / new width), so
+                that its pre-activations keep their variance at scaling factor 1; the old weights' part
+                becomes the delta. Yuan et al. 2023, arXiv:2306.12700.
 
         Raises:
             ValueError: an unknown name, a size below 1, or no previous module.
@@ -103,6 +107,17 @@ class ExtendingModule(CollectingModule):
         draw_in(in_layer.weight, self.weight, self.get_fan_in_from_layer(in_layer) + self.in_fan)
         self.eigenvalues_extension = None
         self.extension_moments = self.measured_moments()
+        if variance_transfer:
+            self._transfer_variance(size_in)
+
+    def _transfer_variance(self, num_new: int) -> None:
+        assert self.extended_input_layer is not None
+        width = self.weight.shape[1]
+        shrink = (width / (width + num_new)) ** 0.5
+        self.scale_layer(self.extended_input_layer, shrink)
+        bias = None if self.bias is None else torch.zeros_like(self.bias)
+        self.optimal_delta_layer = self.layer_of_tensor((1 - shrink) * self.weight.detach(), bias)
+        self.parameter_update_decrease = None
 
     @property
     def in_fan(self) -> int:

@@ -33,12 +33,12 @@ def cross_gram(left: Patches, right: Patches, left_ones: bool, right_ones: bool)
         return total
     result = total.new_zeros(left.width + int(left_ones), right.width + int(right_ones))
     result[: left.width, : right.width] = total
+    right_sums = column_sums(right)
+    left_sums = right_sums if left is right else column_sums(left)
     if left_ones:
-        sums = column_sums(right)
-        result[-1] = sums if right_ones else sums[:-1]
+        result[-1] = right_sums if right_ones else right_sums[:-1]
     if right_ones:
-        sums = column_sums(left)
-        result[:, -1] = sums if left_ones else sums[:-1]
+        result[:, -1] = left_sums if left_ones else left_sums[:-1]
     return result
 
 

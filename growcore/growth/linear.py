@@ -87,43 +87,41 @@ class LinearGrowingModule(GrowingModule):
         return torch.cat([self.input, self.input.new_ones(*self.input.shape[:-1], 1)], dim=-1)
 
     def _rows(self) -> Tensor:
-        """The extended input with one row per sample and position."""
-        rows = self.input_extended
-        return rows.reshape(-1, rows.shape[-1]).to(accumulation_dtype(rows))
+        """The input with one row per sample and position."""
+        return _as_rows(self.input)
 
     def _goal_rows(self, desired_activation: Tensor | None) -> Tensor:
-        goal = self.pre_activity_gradient if desired_activation is None else desired_activation
-        return goal.reshape(-1, goal.shape[-1]).to(accumulation_dtype(goal))
+        return _as_rows(self.pre_activity_gradient if desired_activation is None else desired_activation)
 
     def compute_s_update(self) -> tuple[Tensor, int]:
         """Sum of b b^T, (in+1, in+1), and the number of samples."""
         rows = self._rows()
-        return rows.T @ rows, self.input.shape[0]
+        return _product(rows, rows, self.use_bias, self.use_bias), self.input.shape[0]
 
     def compute_m_update(self, desired_activation: Tensor | None = None) -> tuple[Tensor, int]:
         """Sum of b g^T, (in+1, out), and the number of samples."""
-        return self._rows().T @ self._goal_rows(desired_activation), self.input.shape[0]
+        goal = self._goal_rows(desired_activation)
+        return _product(self._rows(), goal, self.use_bias, False), self.input.shape[0]
 
-    def _previous_rows(self) -> Tensor:
+    def _previous_rows(self) -> tuple[Tensor, bool]:
         previous = self.require_previous()
         assert isinstance(previous, LinearGrowingModule)
-        return previous._rows()
+        return previous._rows(), previous.use_bias
 
     def compute_m_prev_update(self, desired_activation: Tensor | None = None) -> tuple[Tensor, int]:
         """Sum of b(-2) g^T, (in_prev+1, out), and the number of samples."""
-        return self._previous_rows().T @ self._goal_rows(desired_activation), self.input.shape[0]
+        before, with_ones = self._previous_rows()
+        return _product(before, self._goal_rows(desired_activation), with_ones, False), self.input.shape[0]
 
     def compute_cross_covariance_update(self) -> tuple[Tensor, int]:
         """Sum of b(-2) b(-1)^T, (in_prev+1, in+1), and the number of samples."""
-        return self._previous_rows().T @ self._rows(), self.input.shape[0]
+        before, with_ones = self._previous_rows()
+        return _product(before, self._rows(), with_ones, self.use_bias), self.input.shape[0]
 
     def compute_growth_mean_update(self) -> tuple[Tensor, int]:
         """Sum of b(-2) with 1 appended, (in_prev+1,), and the number of samples."""
-        rows = self._previous_rows()
-        sums = rows.sum(0)
-        if not self.require_previous().use_bias:
-            sums = torch.cat([sums, sums.new_tensor([rows.shape[0]])])
-        return sums, self.input.shape[0]
+        before, _ = self._previous_rows()
+        return torch.cat([before.sum(0), before.new_tensor([before.shape[0]])]), self.input.shape[0]
 
     def projected_v_goal(self, input_vector: Tensor) -> Tensor:
         """The rest g - delta b for inputs b of shape (N, ..., in)."""
@@ -170,3 +168,26 @@ def set_parameters(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone())
     return layer
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).to(accumulation_dtype(x))
+
+
+def _product(left: Tensor, right: Tensor, left_ones: bool, right_ones: bool) -> Tensor:
+    """left^T right with a column of ones appended to either side.
+
+    The ones are not written out: they would misalign the rows of the product.
+    """
+    inner = left.T @ right
+    if not (left_ones or right_ones):
+        return inner
+    total = inner.new_empty(left.shape[1] + int(left_ones), right.shape[1] + int(right_ones))
+    total[: left.shape[1], : right.shape[1]] = inner
+    if left_ones:
+        total[-1, : right.shape[1]] = right.sum(0)
+    if right_ones:
+        total[: left.shape[1], -1] = left.sum(0)
+    if left_ones and right_ones:
+        total[-1, -1] = left.shape[0]
+    return total

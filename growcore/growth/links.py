@@ -23,6 +23,10 @@ _UNREGISTERED = frozenset(
 _EXTENSIONS = ("optimal_delta_layer", "extended_input_layer", "extended_output_layer")
 
 
+class GrowsReaders(nn.Module):
+    """A module that joins several others and gains neurons for all its readers together."""
+
+
 class LinkedModule(nn.Module):
     """A layer and the function after it, linked with the modules before and behind."""
 
@@ -120,7 +124,14 @@ class LinkedModule(nn.Module):
         self._scaling_factor = _scalar(float(factor))
         # One tensor for both ends of the pair: a derivative by gamma passes through alpha and omega.
         if isinstance(self.previous_module, LinkedModule):
-            self.previous_module._output_scaling_factor = self._scaling_factor
+            self.previous_module.share_scaling_factor(self._scaling_factor)
+
+    def share_scaling_factor(self, factor: Tensor, of_input: bool = False) -> None:
+        """Scale the output extension, or delta and the input extension, by a tensor that others use too."""
+        if of_input:
+            self._scaling_factor = factor
+        else:
+            self._output_scaling_factor = factor
 
     def set_scaling_factor(self, factor: float) -> None:
         """Set gamma for this layer's step and input extension and the previous layer's output extension."""

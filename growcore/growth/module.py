@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from growcore.growth import solve
 from growcore.growth.extending import ExtendingModule
-from growcore.growth.links import LinkedModule
+from growcore.growth.links import GrowsReaders, LinkedModule
 from growcore.growth.normalization import check_growable, grow_function
 from growcore.growth.proposal import GrowthProposal
 from growcore.growth.resizing import ConnectionState as ConnectionState
@@ -55,7 +55,7 @@ class GrowingModule(ExtendingModule):
         target_in_neurons: int | None = None,
         initial_in_neurons: int | None = None,
     ) -> None:
-        if allow_growing and not isinstance(previous_module, LinkedModule):
+        if allow_growing and not isinstance(previous_module, LinkedModule | GrowsReaders):
             raise ValueError(
                 f"A layer that gains inputs needs a growing module before it; got allow_growing=True, "
                 f"previous_module={type(previous_module).__name__}. Pass previous_module or "
@@ -193,10 +193,11 @@ class GrowingModule(ExtendingModule):
         The arguments are those of compute_optimal_added_parameters.
 
         Returns:
-            alpha's weights and bias; (None, None) without a previous module.
+            alpha's weights and bias; (None, None) without a previous module or behind a merge, which
+            solves for all its readers at once.
         """
         self.compute_optimal_delta(dtype=dtype, relative_ridge=relative_ridge)
-        if self.previous_module is None:
+        if self.previous_module is None or isinstance(self.previous_module, GrowsReaders):
             return None, None
         alpha_weight, alpha_bias, _, _ = self.compute_optimal_added_parameters(
             numerical_threshold,
@@ -209,6 +210,38 @@ class GrowingModule(ExtendingModule):
             relative_ridge,
         )
         return alpha_weight, alpha_bias
+
+    def compute_gradmax_updates(
+        self,
+        maximum_added_neurons: int | None = None,
+        statistical_threshold: float = 1e-5,
+        relative_thresholds: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """New neurons that change nothing yet and whose incoming weights get the largest gradient.
+
+        alpha is 0 and omega holds the leading right singular vectors of M_prev, of norm 1; with step size 1
+        on alpha the loss falls by the sum of the squared singular values. There is no delta. Only M_prev
+        is needed. Evci et al., "GradMax", ICLR 2022, arXiv:2201.05125.
+        """
+        previous = self.require_growing_previous()
+        neurons = solve.optimal_new_neurons(
+            None,
+            -self.tensor_m_prev().to(dtype),
+            0.0,
+            statistical_threshold,
+            maximum_added_neurons,
+            relative_thresholds,
+        )
+        values = neurons.eigenvalues.to(self.weight.dtype)
+        # The solution has columns of norm sqrt(Lambda).
+        omega = (neurons.omega / neurons.eigenvalues.sqrt().clamp_min(1e-30)).to(self.weight.dtype)
+        previous.create_layer_out_extension(max(len(values), 1))
+        self.extended_input_layer = self.layer_of_tensor(self.omega_kernel(omega), force_bias=False)
+        self.eigenvalues_extension = values
+        self.optimal_delta_layer = None
+        self.parameter_update_decrease = values.new_zeros(())
+        self.extension_moments = self.measured_moments()
 
     def apply_change(
         self,
@@ -247,7 +280,7 @@ class GrowingModule(ExtendingModule):
         if omega is not None:
             self.layer_in_extension(gamma * omega.weight.detach())
         if previous is not None and previous.extended_output_layer is not None:
-            previous._grow_output(gamma, self.extension_moments)
+            previous.grow_output(gamma, self.extension_moments)
 
     def _check_change(
         self,
@@ -276,14 +309,15 @@ class GrowingModule(ExtendingModule):
                 f"Gather statistics again, or take proposal() first and load_proposal() now."
             )
 
-    def _grow_output(self, gamma: float, moments: tuple[Tensor, Tensor] | None) -> None:
+    def grow_output(self, gamma: float, moments: tuple[Tensor, Tensor] | None) -> None:
         """Gain the output extension, scaled, and let what follows the layer grow along."""
         layer = self.extended_output_layer
         assert layer is not None
         bias = None if layer.bias is None else gamma * layer.bias.detach()
         self.layer_out_extension(gamma * layer.weight.detach(), bias)
         mean, variance = (None, None) if moments is None else (gamma * moments[0], gamma**2 * moments[1])
-        grow_function(self.post_layer_function, layer.weight.shape[0], mean, variance)
+        num_new = layer.weight.shape[0]
+        self.post_layer_function = grow_function(self.post_layer_function, num_new, mean, variance)
 
     @torch.no_grad()
     def parameter_step(self, delta_weights: Tensor, delta_biases: Tensor | None = None) -> None:

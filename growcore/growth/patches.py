@@ -88,6 +88,16 @@ def patches_of(layer: nn.Conv2d, x_NCHW: Tensor) -> Patches:
     return Patches(x, kernel, stride, dilation, (top, left), (bottom, right))
 
 
+def turned_patches(layer: nn.Conv2d, g_NOPQ: Tensor, size: tuple[int, int]) -> Patches:
+    """For every point of an input map of that size the outputs that read it: taps in reverse, stride 1."""
+    left, _, top, _ = layer._reversed_padding_repeated_twice
+    kernel, dilation = _pair(layer.kernel_size), _pair(layer.dilation)
+    before = dilation[0] * (kernel[0] - 1) - top, dilation[1] * (kernel[1] - 1) - left
+    behind = size[0] + top - g_NOPQ.shape[2], size[1] + left - g_NOPQ.shape[3]
+    g = g_NOPQ.to(torch.promote_types(g_NOPQ.dtype, torch.float32))
+    return Patches(g, kernel, (1, 1), dilation, before, behind)
+
+
 def output_size(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
     """Size of the layer's output map for an input map of that size."""
     left, right, top, bottom = layer._reversed_padding_repeated_twice

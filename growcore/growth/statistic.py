@@ -56,7 +56,7 @@ class TensorStatistic:
                 f"{self.name} accumulates tensors of one shape; got {tuple(update.shape)} after {expected}. "
                 f"If the layer has grown, call init_computation() again."
             )
-        self._sum = update.clone() if self._sum is None else self._sum + update
+        self._sum = update.clone() if self._sum is None else self._sum.add_(update)
         self.samples += num_samples
         self.updated = True
         return update, num_samples

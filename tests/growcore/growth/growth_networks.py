@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -109,3 +110,25 @@ def literal_restricted(first: GrowingModule, second: GrowingModule, x: Tensor) -
             totals["c"] = totals["c"] + before.T @ own
             totals["s_growth"] = totals["s_growth"] + before.T @ before
     return {name: total / len(x) for name, total in totals.items()}
+
+
+def literal_full(first: GrowingModule, second: GrowingModule, x: Tensor) -> dict[str, Tensor]:
+    """M_prev, C and S_growth of a full pair as means over samples, pair of position and tap by pair."""
+    middle, g, layer = second.input, second.pre_activity.grad, second.layer
+    kernel, width = layer.kernel_size, taps_at(first.layer, x, 0, 0).shape[1] + int(first.use_bias)
+    own_width = taps_at(layer, middle, 0, 0).shape[1] + int(second.use_bias)
+    m_prev = torch.zeros(width, g.shape[1], *kernel)
+    c = torch.zeros(width, *kernel, own_width)
+    s_growth = torch.zeros(width, width)
+    for row, column, i, j in itertools.product(*map(range, (*g.shape[2:], *kernel))):
+        at = [
+            position * layer.stride[axis] - layer.padding[axis] + layer.dilation[axis] * tap
+            for axis, (position, tap) in enumerate(((row, i), (column, j)))
+        ]
+        if not (0 <= at[0] < middle.shape[2] and 0 <= at[1] < middle.shape[3]):
+            continue
+        before = with_one(taps_at(first.layer, x, *at), first.use_bias)
+        m_prev[:, :, i, j] += before.T @ g[:, :, row, column] / len(x)
+        c[:, i, j] += before.T @ with_one(taps_at(layer, middle, row, column), second.use_bias) / len(x)
+        s_growth += before.T @ before / len(x)
+    return {"m_prev": m_prev.flatten(1), "c": c.flatten(1, 2), "s_growth": s_growth}
