@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +57,8 @@ def save(folder: Path, training: Resumable, keep: int = 2) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     manifest = training.manifest()
     target = folder / f"step-{manifest['step']:09d}"
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    temporary = folder / f".writing-{uuid.uuid4().hex}"  # a name of its own: another attempt may still write
+    temporary.mkdir()
     try:
         torch.save(training.state_dict(), temporary / _STATE)
         written = dict(manifest, format_version=FORMAT_VERSION, sha256=_hash(temporary / _STATE))
