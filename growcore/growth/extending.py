@@ -128,7 +128,9 @@ class ExtendingModule(CollectingModule):
     def activation_gradient(self) -> Tensor:
         """sigma'(0+) of the function between the previous layer and this one."""
         previous = self.require_previous()
-        function = previous.extended_post_layer_function or previous.post_layer_function
+        function = previous.extended_post_layer_function
+        if function is None:
+            function = previous.post_layer_function
         return torch.tensor(derivative_at_zero(function), dtype=self.weight.dtype, device=self.device)
 
     @property

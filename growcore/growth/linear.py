@@ -175,19 +175,26 @@ def _as_rows(x: Tensor) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor, left_ones: bool, right_ones: bool) -> Tensor:
-    """left^T right with a column of ones appended to either side.
-
-    The ones are not written out: they would misalign the rows of the product.
-    """
-    inner = left.T @ right
-    if not (left_ones or right_ones):
-        return inner
-    total = inner.new_empty(left.shape[1] + int(left_ones), right.shape[1] + int(right_ones))
-    total[: left.shape[1], : right.shape[1]] = inner
+    """left^T right with a column of ones appended to either side; the ones are not written out."""
+    m, n = left.shape[1], right.shape[1]
+    total = left.new_empty(m + int(left_ones), n + int(right_ones))
+    if left is right:
+        _gram_into(total[:m, :m], left)
+    else:
+        torch.mm(left.T, right, out=total[:m, :n])
     if left_ones:
-        total[-1, : right.shape[1]] = right.sum(0)
+        total[-1, :n] = right.sum(0)
     if right_ones:
-        total[: left.shape[1], -1] = left.sum(0)
+        total[:m, -1] = left.sum(0)
     if left_ones and right_ones:
         total[-1, -1] = left.shape[0]
     return total
+
+
+def _gram_into(total: Tensor, rows: Tensor) -> None:
+    """rows^T rows; of the two blocks off the diagonal one is computed and the other copied."""
+    half = rows.shape[1] // 2
+    first, second = rows[:, :half], rows[:, half:]
+    torch.mm(first.T, rows, out=total[:half])
+    torch.mm(second.T, second, out=total[half:, half:])
+    total[half:, :half] = total[:half, half:].T

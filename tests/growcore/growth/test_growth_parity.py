@@ -7,8 +7,11 @@ import torch
 from growth_networks import conv_pair, double_well, gather, linear_pair
 from torch import nn
 
+from growcore.growth import FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from gromo.modules.conv2d_growing_module import FullConv2dGrowingModule as TheirFullConv
     from gromo.modules.conv2d_growing_module import RestrictedConv2dGrowingModule as TheirConv
     from gromo.modules.linear_growing_module import LinearGrowingModule as TheirLinear
 
@@ -45,10 +48,8 @@ def compare_neurons(mine, other):
     torch.testing.assert_close(mine.eigenvalues_extension, other.eigenvalues_extension, rtol=1e-3, atol=1e-4)
 
     def product(module):
-        omega = module.extended_input_layer.weight.flatten(2).sum(2) if module.weight.ndim == 4 else (
-            module.extended_input_layer.weight
-        )  # fmt: skip
-        return omega @ module.previous_module.extended_output_layer.weight.flatten(1)
+        omega, alpha = module.extended_input_layer.weight, module.previous_module.extended_output_layer.weight
+        return torch.einsum("ok...,ka->oa...", omega, alpha.flatten(1))
 
     torch.testing.assert_close(product(mine), product(other), rtol=1e-3, atol=1e-4)
 
@@ -91,12 +92,16 @@ def test_convolutions_agree_on_the_optimal_step_at_any_geometry(geometry):
     torch.testing.assert_close(decrease, their_decrease, rtol=1e-4, atol=0)
 
 
-def test_restricted_convolutions_agree_on_the_new_channels_on_a_shared_grid():
-    ours = conv_pair(function=nn.ReLU())
-    first = TheirConv(2, 3, 3, padding=1, post_layer_function=nn.ReLU(), input_size=(9, 9))
+@pytest.mark.parametrize(
+    ("kind", "their_kind"),
+    [(RestrictedConv2dGrowingModule, TheirConv), (FullConv2dGrowingModule, TheirFullConv)],
+)
+def test_convolutions_agree_on_the_new_channels_on_a_shared_grid(kind, their_kind):
+    ours = conv_pair(function=nn.ReLU(), kind=kind)
+    first = their_kind(2, 3, 3, padding=1, post_layer_function=nn.ReLU(), input_size=(9, 9))
     theirs = twins(
         ours,
-        (first, TheirConv(3, 4, 3, padding=1, previous_module=first, allow_growing=True, input_size=(9, 9))),
+        (first, their_kind(3, 4, 3, padding=1, previous_module=first, allow_growing=True, input_size=(9, 9))),
     )
     x = torch.randn(30, 2, 9, 9)
     gather(list(ours), [ours[1]], [x])
