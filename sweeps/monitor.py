@@ -21,6 +21,7 @@ class Monitor:
         self._shown = shown
         self._folder = folder
         self._adopted: set[int] = set()
+        self._deaths: dict[int, str] = {}  # why the newest worker of a trial died
 
     def adopt(self, numbers: list[int]) -> None:
         """Trials that an earlier driver left running will be handed out again."""
@@ -34,9 +35,15 @@ class Monitor:
         """A trial reported."""
         self._shown.reported(number, result)
 
-    def retried(self, number: int) -> None:
+    def retried(self, number: int, why: str) -> None:
         """A worker died; its trial continues on another."""
-        self._shown.say(f"#{number:<3d} lost its worker and continues from its checkpoint")
+        self._deaths[number] = why
+        self._shown.say(f"#{number:<3d} lost its worker ({why}); it continues from its checkpoint")
+
+    def failure(self, number: int) -> str:
+        """Why a trial failed whose worker is gone."""
+        said = events.failure(self._folder / str(number))
+        return said or f"its workers died: {self._deaths.get(number, 'at once')}"
 
     def ended(self, row: TrialRow) -> None:
         """A trial ended: the study knows, now the run folder does, for the records."""

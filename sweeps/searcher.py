@@ -35,7 +35,7 @@ class StudySearcher(Searcher):
         job: the plain values a worker gets for an assignment.
         capacity: how many trials fit at once, asked before each suggestion.
         on_end: called with the row of each trial that ended.
-        failure: the reason a trial's worker left behind, for workers that died.
+        failure: why the trial of this number failed, where its worker is gone.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class StudySearcher(Searcher):
         job: Callable[[Assignment], dict[str, Any]],
         capacity: Callable[[], int],
         on_end: Callable[[TrialRow], None],
-        failure: Callable[[int], str | None],
+        failure: Callable[[int], str],
     ) -> None:
         super().__init__()
         self._study = study
@@ -104,7 +104,7 @@ class StudySearcher(Searcher):
         result = {**last, **(result or {})}
         outcome = _outcome(result)
         if error:
-            self._study.fail(number, self._failure(number) or "the worker process died", outcome)
+            self._study.fail(number, self._failure(number), outcome)
         elif "failed" in result:
             self._study.fail(number, result["failed"], outcome)
         elif result.get("finished"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
@@ -56,7 +57,7 @@ def fit(
         job=job,
         capacity=lambda: num_slots(cluster),
         on_end=monitor.ended,
-        failure=lambda number: events.failure(setting.folder / str(number)),
+        failure=monitor.failure,
     )
     monitor.adopt(searcher.adopted)
     resources = {"cpu": cluster.cpus_per_trial, "gpu": cluster.gpus_per_trial}
@@ -184,7 +185,9 @@ class _Callback(tune.Callback):
         self._monitor.reported(trial.config["job"]["number"], result)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._monitor.retried(trial.config["job"]["number"])
+        error = trial.get_error()
+        lines = str(error.cause if isinstance(error, RayTaskError) else error).strip().splitlines()
+        self._monitor.retried(trial.config["job"]["number"], lines[-1] if lines else type(error).__name__)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks; terminals do not pickle

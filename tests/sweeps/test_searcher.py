@@ -18,7 +18,7 @@ def study(tmp_path):
     return Study.create(study_url(tmp_path), "s", RANDOM)
 
 
-def make(study, budget=3, capacity=9, space=None, reason=None):
+def make(study, budget=3, capacity=9, space=None, reason="its workers died: killed"):
     ended = []
     searcher = StudySearcher(
         study,
@@ -64,7 +64,7 @@ def test_a_new_searcher_adopts_what_the_last_one_left_running(study):
         (METRICS | {"finished": True}, False, TrialState.complete, None),
         (METRICS | {"finished": False}, False, TrialState.stopped, "behind other trials at epoch 2"),
         ({"failed": "loss is nan", "done": True}, False, TrialState.failed, "loss is nan"),
-        (None, True, TrialState.failed, "the worker process died"),
+        (None, True, TrialState.failed, "its workers died: killed"),
     ],
 )
 def test_each_ending_becomes_the_state_that_says_so(study, result, error, state, reason):

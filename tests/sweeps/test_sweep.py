@@ -1,0 +1,302 @@
+"""Whole sweeps on a local Ray, most of them with a training that costs nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from stand_in import SlowStandInTrial, StandInTrial, accuracy_of
+
+from sweeps import cluster, compose, events, records, sweep
+from sweeps.config import ClusterConfig, ConfigError, SweepConfig
+from sweeps.search import TrialState, study_url
+from sweeps.sweep import Result
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(HERE))  # workers import the stand-in
+        with cluster.connected(ClusterConfig(cpus_per_trial=0.5)):
+            yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """One storage root, so that MLflow's schema is made once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def make_config(root: Path, *words: str, low: float = 1e-2, high: float = 0.8) -> SweepConfig:
+    request = [
+        "model=mlp",
+        "space=none",
+        "scheduler=none",
+        "training.num_epochs=4",
+        f"storage.root={root}",
+        "cluster.cpus_per_trial=0.5",
+        "cluster.num_concurrent=2",
+        *words,
+    ]
+    return compose.load(request, searches=[f"optimizer.lr={{float: [{low}, {high}], log: true}}"])
+
+
+def launch(config: SweepConfig, trainable=StandInTrial) -> Result:
+    return sweep.launch(config, sweep.new_name(config), ["sweeps", "launch"], trainable)
+
+
+def read_runs(root: Path, name: str) -> dict[str, object]:
+    from mlflow.tracking import MlflowClient
+
+    tracking = records.open_tracking(records.default_uri(root), "growsweep", root)
+    client = MlflowClient(tracking.uri)
+    found = client.search_runs([tracking.experiment_id], f"tags.`growsweep.sweep` = '{name}'")
+    return {run.data.tags["growsweep.id"]: run for run in found}
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_sweep_runs_its_budget_and_all_who_keep_records_agree(root, capsys):
+    result = launch(make_config(root, "sweep.name=whole", "sweep.num_trials=6"))
+    rows = result.study.rows()
+    assert [row.state for row in rows] == [TrialState.complete] * 6
+    assert not result.interrupted
+    for row in rows:
+        assert row.value == pytest.approx(accuracy_of(row.params["optimizer.lr"]) * (1 - 0.5**4))
+        assert len(events.reports(result.folder / str(row.number))) == 4
+    runs = read_runs(root, "whole")
+    assert set(runs) == {"whole", *(f"whole/{n}" for n in range(6))}
+    for row in rows:
+        run = runs[f"whole/{row.number}"]
+        assert run.data.metrics["val/accuracy"] == row.value
+        assert float(run.data.params["optimizer.lr"]) == row.params["optimizer.lr"]
+        assert run.data.tags["mlflow.parentRunId"] == runs["whole"].info.run_id
+    best = compose.read_best(str(result.best))
+    assert best.trial == result.study.rank()[0].config
+    assert runs["whole"].data.metrics["best/val/accuracy"] == max(row.value for row in rows)
+    shown = capsys.readouterr()
+    assert shown.out.count(" complete: val acc ") == 6
+    assert shown.err == ""
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_workers_are_used_again(root):
+    result = launch(make_config(root, "sweep.name=reuse", "sweep.num_trials=8"))
+    started = [next(events.read_events(result.folder / str(n))) for n in range(8)]
+    assert len({event["pid"] for event in started}) <= 2  # slots
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_failing_trial_is_recorded_with_its_reason_and_the_sweep_goes_on(root):
+    config = make_config(root, "sweep.name=fails", "sweep.num_trials=8", low=0.5, high=2.0)
+    result = launch(config)
+    rows = result.study.rows()
+    failed = [row for row in rows if row.params["optimizer.lr"] > 0.9]
+    assert 0 < len(failed) < 8
+    for row in rows:
+        assert (row.state is TrialState.failed) == (row in failed)
+    assert {row.reason for row in failed} == {"the training loss became nan in epoch 2"}
+    run = read_runs(root, "fails")[f"fails/{failed[0].number}"]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["growsweep.reason"] == "the training loss became nan in epoch 2"
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_sweep_whose_every_trial_fails_has_no_best(root):
+    config = make_config(root, "sweep.name=none", "sweep.num_trials=2", low=0.95, high=2.0)
+    result = launch(config)
+    assert result.best is None
+    assert not (result.folder / "best.yaml").exists()
+
+
+@pytest.mark.parametrize("fidelity", ["epoch", "train_flops"])
+@pytest.mark.usefixtures("ray_here")
+def test_asha_stops_weak_trials_and_never_a_finished_one(root, fidelity):
+    words = ["scheduler=asha", f"scheduler.fidelity={fidelity}", "scheduler.grace=0.25"]
+    words += ["scheduler.reduction_factor=2", f"sweep.name=asha-{fidelity}", "sweep.num_trials=10"]
+    result = launch(make_config(root, *words))
+    rows = result.study.rows()
+    stopped = [row for row in rows if row.state is TrialState.stopped]
+    complete = [row for row in rows if row.state is TrialState.complete]
+    assert stopped
+    assert complete
+    assert len(stopped) + len(complete) == 10
+    assert all(row.outcome.epoch < 4 for row in stopped)
+    assert all(row.outcome.epoch == 4 for row in complete)
+    assert all(row.reason.startswith("behind other trials at ") for row in stopped)
+    best = max(rows, key=lambda row: accuracy_of(row.params["optimizer.lr"]))
+    assert best.state is TrialState.complete
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_one_ctrl_c_stops_cleanly_and_resume_runs_exactly_the_rest(root, capsys):
+    config = make_config(root, "sweep.name=stop", "sweep.num_trials=7")
+    folder = root / "stop"
+
+    def interrupt_in_the_middle() -> None:
+        while len(list(folder.glob("*/outcome.json"))) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_in_the_middle, daemon=True).start()
+    first = launch(config, SlowStandInTrial)
+    assert first.interrupted
+    running = [row for row in first.study.rows() if row.state is TrialState.running]
+    assert 0 < len(running) <= 2
+    assert "stopping" in capsys.readouterr().out
+    second = sweep.resume(root, "stop", SlowStandInTrial)
+    rows = second.study.rows()
+    assert not second.interrupted
+    assert [row.state for row in rows] == [TrialState.complete] * 7
+    assert len({row.params["optimizer.lr"] for row in rows}) == 7
+    assert len(read_runs(root, "stop")) == 8
+    for row in running:
+        assert len(events.reports(folder / str(row.number))) == 4
+        assert rows[row.number].params == row.params
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_resuming_a_sweep_that_is_over_runs_nothing(root):
+    first = launch(make_config(root, "sweep.name=over", "sweep.num_trials=2"))
+    again = sweep.resume(root, "over")
+    assert [row.ended for row in again.study.rows()] == [row.ended for row in first.study.rows()]
+    assert not again.interrupted
+    assert again.best == first.best
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_name_that_is_taken_is_refused_and_nothing_changes(root):
+    config = make_config(root, "sweep.name=taken", "sweep.num_trials=2")
+    launch(config)
+    before = sorted(path.name for path in root.iterdir())
+    with pytest.raises(ConfigError, match=r"sweep.name=taken.*sweeps resume taken"):
+        launch(config)
+    assert sorted(path.name for path in root.iterdir()) == before
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_demand_the_cluster_cannot_meet_starts_nothing(root):
+    config = make_config(root, "sweep.name=greedy", "cluster.gpus_per_trial=64")
+    with pytest.raises(ConfigError, match=r"cluster.gpus_per_trial=64"):
+        launch(config)
+    assert not (root / "greedy").exists()
+
+
+def test_an_unknown_sweep_lists_the_known(root):
+    with pytest.raises(ConfigError, match=r"No sweep 'nope' under .*Known sweeps:"):
+        sweep.resume(root, "nope")
+
+
+@pytest.mark.slow
+def test_four_real_trials_are_read_back_from_mlflow_and_from_the_study(tmp_path):
+    command = [sys.executable, "-m", "sweeps"]
+    words = ["data=digits", "data.num_train=300", "training=fast", "scheduler=none"]
+    run = subprocess.run(
+        [*command, "launch", *words, "sweep.num_trials=4", "sweep.name=real"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stderr == ""
+    assert "4 trials: 4 complete" in run.stdout
+    root = tmp_path / "runs"
+    study = sweep.open_study(root, "real")
+    runs = read_runs(root, "real")
+    assert len(runs) == 5
+    for row in study.rows():
+        recorded = runs[f"real/{row.number}"]
+        assert recorded.data.metrics["val/accuracy"] == row.value
+        assert recorded.data.metrics["test/accuracy"] == row.outcome.metrics["test/accuracy"]
+        assert recorded.data.params["optimizer.lr"] == str(row.params["optimizer.lr"])
+    retrain = subprocess.run(
+        [*command, "train", "best=runs/real/best.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert retrain.returncode == 0, retrain.stdout + retrain.stderr
+    (line,) = [line for line in retrain.stdout.splitlines() if line.split()[:1] == ["test/accuracy"]]
+    assert line.split()[-1] == "+0"  # the same configuration on the same device gives the same result
+
+
+_DRIVER = """
+from pathlib import Path
+from stand_in import SlowStandInTrial
+from test_sweep import launch, make_config
+from sweeps import sweep
+root = Path({root!r})
+if (root / "killed" / "plan.yaml").exists():
+    sweep.resume(root, "killed", SlowStandInTrial)
+else:
+    launch(make_config(root, "sweep.name=killed", "sweep.num_trials=12"), SlowStandInTrial)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path):
+    script = tmp_path / "driver.py"
+    script.write_text(_DRIVER.format(root=str(tmp_path)))
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    killed = tmp_path / "killed"
+    for num_ended in (1, 4, 7):
+        driver = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL)
+        while len(list(killed.glob("*/outcome.json"))) < num_ended:
+            assert driver.poll() is None, "the driver ended by itself"
+            time.sleep(0.05)
+        driver.kill()
+        driver.wait()
+    ended_before = {p.parent.name: p.read_text() for p in killed.glob("*/outcome.json")}
+    subprocess.run([sys.executable, str(script)], env=environment, check=True, timeout=120)
+    rows = sweep.open_study(tmp_path, "killed").rows()
+    assert [row.state for row in rows] == [TrialState.complete] * 12
+    assert len({row.params["optimizer.lr"] for row in rows}) == 12
+    for number, outcome in ended_before.items():
+        assert (killed / number / "outcome.json").read_text() == outcome
+    runs = read_runs(tmp_path, "killed")
+    assert len(runs) == 13
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(records.default_uri(tmp_path))
+    for identity, run in runs.items():
+        if identity != "killed":
+            history = client.get_metric_history(run.info.run_id, "val/accuracy")
+            assert [point.step for point in history] == [10, 20, 30, 40]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_what_a_dead_driver_told_the_study_but_not_the_folder_is_caught_up(root):
+    result = launch(make_config(root, "sweep.name=caught", "sweep.num_trials=3"))
+    (result.folder / "1" / "outcome.json").unlink()
+    plan = yaml.safe_load((result.folder / "plan.yaml").read_text())
+    plan["config"]["sweep"]["num_trials"] = 4
+    (result.folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    sweep.resume(root, "caught", StandInTrial)
+    assert events.read_json(result.folder / "1" / "outcome.json")["state"] == "complete"
+    assert len(read_runs(root, "caught")) == 5
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_plan_without_a_study_is_resumed_from_its_beginning(root, tmp_path):
+    result = launch(make_config(root, "sweep.name=early", "sweep.num_trials=2"))
+    (tmp_path / "early").mkdir()
+    shutil.copy(result.folder / "plan.yaml", tmp_path / "early")
+    again = sweep.resume(tmp_path, "early", StandInTrial)
+    assert study_url(tmp_path) != study_url(root)
+    assert len(again.study.rows()) == 2
