@@ -3,13 +3,15 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from growcore.sparse import DSConv2d, DSLinear, PruneMask
+from growcore.sparse.momentum import hold_pruned_at_zero
 from growcore.sparse.selection import rank_within_scopes
-from growcore.sparse.strength import coactivation
+from growcore.sparse.strength import STRENGTHS, coactivation
 
 torch.set_num_threads(1)
 
@@ -423,3 +425,89 @@ def test_scopes_too_small_for_their_fractions_warn_once():
         layer.progress_connections()
     layer.progress_connections()  # warnings are errors here
     assert DSConv2d(2, 2, 5).progress_connections().reinitialised == 4
+
+
+@every_kind
+def test_an_optimizer_held_to_the_mask_leaves_pruned_weights_and_momentum_at_zero(kind):
+    layer, x = make(kind)
+    model = nn.Sequential(layer)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    handle = hold_pruned_at_zero(optimizer, model)
+    step(layer, x, optimizer)
+    layer.progress_connections()
+    step(layer, x, optimizer)
+    dead = ~layer.mask
+    assert (layer.weight[dead] == 0).all()
+    assert (optimizer.state[layer.weight]["momentum_buffer"][dead] == 0).all()
+    assert (optimizer.state[layer.weight]["momentum_buffer"][~dead] != 0).any()
+    handle.remove()
+    layer.progress_connections()
+    step(layer, x, optimizer)
+    assert (layer.weight[~layer.mask] != 0).any()
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@every_kind
+def test_every_strength_trains_prunes_and_repeats_with_its_generator(kind, strength):
+    layer, x = make(kind, strength=strength, update_interval=2)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.01)
+    for _ in range(4):
+        step(layer, x + torch.randn_like(x), optimizer)
+    assert layer.learning_iterations == 4
+    assert (layer.connections_tensor != 0).any() == (STRENGTHS[strength].measure is not None)
+    twin = copy.deepcopy(layer)
+    masks = [run.propose_progression(torch.Generator().manual_seed(2)) for run in (layer, twin)]
+    assert masks[0].keep.equal(masks[1].keep)
+    ranked = layer.strengths(torch.Generator().manual_seed(2))
+    assert masks[0].keep.equal(rank_within_scopes(ranked, 0.3, 0.5, (0,)).keep)
+
+
+@every_kind
+def test_gradient_strength_is_that_of_the_dense_weight_although_the_layer_is_pruned(kind):
+    layer, x = make(kind, strength="gradient")
+    layer.start_sparse(torch.rand(layer.weight.shape) < 0.5)
+    dense = copy.deepcopy(layer)
+    dense.mask.fill_(True)  # the same function: its pruned weights are zero
+    for run in (layer, dense):
+        run(x).square().sum().backward()
+    assert (layer.weight.grad[~layer.mask] == 0).all()
+    assert (layer.connections_tensor[~layer.mask] > 0).any()
+    torch.testing.assert_close(layer.connections_tensor, dense.weight.grad.abs(), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        layer(x)
+    assert layer.learning_iterations == 1
+
+
+def test_strengths_read_from_the_weights_cannot_be_measured_on_a_batch():
+    layer, x = make("linear", strength="magnitude")
+    with pytest.raises(ValueError, match=r"strength='magnitude' is not measured on batches"):
+        layer.update_connections_tensor(x, layer(x))
+
+
+def train_one_rank(rank, path, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    layer = DSLinear(12, 7, k1=0.3, k2=0.5, update_interval=2)
+    model = nn.parallel.DistributedDataParallel(layer)
+    x = torch.randn(8, 12, generator=torch.Generator().manual_seed(9))
+    torch.manual_seed(rank)  # as dropout would be seeded
+    for _ in range(3):
+        model(x[rank::2]).square().sum().backward()
+    strengths = layer.connections_tensor.clone()
+    layer.progress_connections()
+    torch.save([strengths, layer.weight.detach(), layer.mask], f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_add_their_strengths_and_draw_the_same_weights(tmp_path):
+    torch.multiprocessing.spawn(train_one_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert all(a.equal(b) for a, b in zip(*ranks, strict=True))
+    torch.manual_seed(0)
+    layer = DSLinear(12, 7, update_interval=2)
+    x = torch.randn(8, 12, generator=torch.Generator().manual_seed(9))
+    for _ in range(3):
+        layer(x)  # both halves at once
+    torch.testing.assert_close(ranks[0][0], layer.connections_tensor)
