@@ -6,14 +6,15 @@ parts in `TrialConfig`. Every error states the rule, the values and a fix, and n
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import metadata
 from typing import Any
+
+from growcore.schema import build, keys, plain, require
+from growcore.schema import suggest_name as suggest_name  # known to all readers of configurations from here
 
 DATA_SETS = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "synthetic")
 MODELS = ("mlp", "conv")
@@ -106,6 +107,14 @@ class LearningRateSchedule(StrEnum):
     cosine = "cosine"
 
 
+class Preflight(StrEnum):
+    """What happens when the untrained network will not carry a signal."""
+
+    warn = "warn"  # findings are told
+    fail = "fail"  # ... and hopeless ones end the trial before its first step
+    off = "off"  # nothing is measured
+
+
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     """A data set, its split and its augmentation."""
@@ -120,17 +129,17 @@ class DataConfig:
     flip: bool = False  # whether images are flipped left-right at random
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "must lie in (0, 1)", "0.15"
         )
-        _require(
+        require(
             self.num_train is None or self.num_train >= 1,
             "data.num_train",
             self.num_train,
             "must be at least 1, or null for all",
             "null",
         )
-        _require(self.crop_padding >= 0, "data.crop_padding", self.crop_padding, "must not be negative", "0")
+        require(self.crop_padding >= 0, "data.crop_padding", self.crop_padding, "must not be negative", "0")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -147,28 +156,28 @@ class ModelConfig:
     init_gain: float = 1.0  # factor on the standard deviation of the initial weights
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             len(self.widths) >= 1 and all(w >= 1 for w in self.widths),
             "model.widths",
             self.widths,
             "needs at least one hidden layer, each of at least 1 neuron",
             "[8,8]",
         )
-        _require(
+        require(
             self.kernel_size >= 1 and self.kernel_size % 2 == 1,
             "model.kernel_size",
             self.kernel_size,
             "must be odd, so that a kernel has a centre",
             "3",
         )
-        _require(
+        require(
             self.downsample_every >= 0,
             "model.downsample_every",
             self.downsample_every,
             "must not be negative",
             "2",
         )
-        _require(
+        require(
             self.init_gain > 0 and math.isfinite(self.init_gain),
             "model.init_gain",
             self.init_gain,
@@ -206,17 +215,17 @@ class GrowthConfig:
             ("line_search_batches", 1),
         ):
             value = getattr(self, name)
-            _require(value >= low, f"growth.{name}", value, f"must be at least {low}", str(low))
+            require(value >= low, f"growth.{name}", value, f"must be at least {low}", str(low))
         for name in ("numerical_threshold", "statistical_threshold"):
             value = getattr(self, name)
-            _require(
+            require(
                 value >= 0 and math.isfinite(value),
                 f"growth.{name}",
                 value,
                 "must be finite and not negative",
                 "1e-3",
             )
-            _require(
+            require(
                 not self.relative_thresholds or value <= 1,
                 f"growth.{name}",
                 value,
@@ -224,7 +233,7 @@ class GrowthConfig:
                 "1e-3",
             )
         _check_fraction("growth.end_fraction", self.end_fraction)
-        _require(
+        require(
             self.max_scaling_factor > 0 and math.isfinite(self.max_scaling_factor),
             "growth.max_scaling_factor",
             self.max_scaling_factor,
@@ -258,7 +267,7 @@ class PruningConfig:
                 f"pruning.k1 must not exceed pruning.k2: the strongest k1 stay, the next k2 - k1 restart; "
                 f"got k1={self.k1}, k2={self.k2}. To restart none, set pruning.k2={self.k1}."
             )
-        _require(
+        require(
             0.5 <= self.activity_threshold < 1,
             "pruning.activity_threshold",
             self.activity_threshold,
@@ -267,7 +276,7 @@ class PruningConfig:
         )
         for name, low in (("update_interval", 1), ("start_epoch", 0), ("every_epochs", 1)):
             value = getattr(self, name)
-            _require(value >= low, f"pruning.{name}", value, f"must be at least {low}", str(low))
+            require(value >= low, f"pruning.{name}", value, f"must be at least {low}", str(low))
         _check_fraction("pruning.end_fraction", self.end_fraction)
 
 
@@ -282,9 +291,9 @@ class OptimizerConfig:
     schedule: LearningRateSchedule = LearningRateSchedule.cosine
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0 and math.isfinite(self.lr), "optimizer.lr", self.lr, "must be positive", "0.05")
-        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "must lie in [0, 1)", "0.9")
-        _require(
+        require(self.lr > 0 and math.isfinite(self.lr), "optimizer.lr", self.lr, "must be positive", "0.05")
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "must lie in [0, 1)", "0.9")
+        require(
             self.weight_decay >= 0,
             "optimizer.weight_decay",
             self.weight_decay,
@@ -305,7 +314,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_size", "report_every_epochs", "num_threads"):
             value = getattr(self, name)
-            _require(value >= 1, f"training.{name}", value, "must be at least 1", "1")
+            require(value >= 1, f"training.{name}", value, "must be at least 1", "1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -320,6 +329,7 @@ class TrialConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0  # of initial weights, batch order, augmentation and restarts
     imports: list[str] = field(default_factory=list)  # modules that register data sets or models
+    preflight: Preflight = Preflight.warn  # what a signal that will not carry does to a trial
 
     def __post_init__(self) -> None:
         if not self.imports:
@@ -334,7 +344,7 @@ class TrialConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, lists, strings and numbers; `from_dict` reads them back."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        return plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialConfig:
@@ -343,111 +353,12 @@ class TrialConfig:
         Raises:
             ValueError: an unknown or missing key, or a value out of range; the message names the key.
         """
-        built: TrialConfig = _build(cls, values, "")
-        return built
-
-
-_PARTS: dict[str, type[Any]] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "growth": GrowthConfig,
-    "pruning": PruningConfig,
-    "optimizer": OptimizerConfig,
-    "training": TrainingConfig,
-}
-_ENUMS: dict[str, type[StrEnum]] = {
-    "model.activation": Activation,
-    "model.normalization": Normalization,
-    "model.init": Initialization,
-    "growth.method": GrowthMethod,
-    "growth.where": GrowthWhere,
-    "growth.normalization": UpdateNormalization,
-    "pruning.method": PruningMethod,
-    "pruning.scope": PruningScope,
-    "optimizer.name": OptimizerName,
-    "optimizer.schedule": LearningRateSchedule,
-}
+        return build(cls, values)
 
 
 def trial_keys() -> list[str]:
-    """Every dotted key of a TrialConfig that holds a value, in order: `data.name`, ..., `seed`."""
-    keys = []
-    for part in dataclasses.fields(TrialConfig):
-        if part.name in _PARTS:
-            keys += [f"{part.name}.{f.name}" for f in dataclasses.fields(_PARTS[part.name])]
-        else:
-            keys.append(part.name)
-    return keys
-
-
-def suggest_name(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """A hint ` Did you mean 'x'?` where a known name is close, else the list of known names."""
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"Did you mean '{close[0]}'?"
-    return f"Known: {', '.join(known)}."
-
-
-def _build(cls: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
-    names = {f.name: f for f in dataclasses.fields(cls)}
-    for key in values:
-        if key not in names:
-            raise ValueError(f"Unknown key '{prefix}{key}'. {suggest_name(key, list(names))}")
-    arguments = {}
-    for name, f in names.items():
-        if name in values:
-            arguments[name] = _convert(f"{prefix}{name}", values[name], str(f.type))
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise ValueError(f"Missing key '{prefix}{name}': it has no default. Set {prefix}{name}=VALUE.")
-    return cls(**arguments)
-
-
-def _convert(key: str, value: Any, annotation: str) -> Any:
-    if key in _PARTS:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"'{key}' is a group of keys; got the single value {value!r}.")
-        return _build(_PARTS[key], value, f"{key}.")
-    if key in _ENUMS:
-        known = [member.value for member in _ENUMS[key]]
-        if value not in known:
-            raise ValueError(
-                f"{key}={value!r} is not one of {', '.join(known)}. {_hint(value, known)}".strip()
-            )
-        return _ENUMS[key](value)
-    if value is None and annotation.endswith("| None"):
-        return None
-    return _scalar(key, value, annotation.removesuffix(" | None"))
-
-
-def _scalar(key: str, value: Any, annotation: str) -> Any:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    checks = {
-        "int": is_integer,
-        "float": is_integer or isinstance(value, float),
-        "bool": isinstance(value, bool),
-        "str": isinstance(value, str),
-        "list[int]": isinstance(value, list | tuple)
-        and all(isinstance(v, int) and not isinstance(v, bool) for v in value),
-        "list[str]": isinstance(value, list | tuple) and all(isinstance(v, str) for v in value),
-    }
-    if not checks[annotation]:
-        raise ValueError(f"{key} must be of type {annotation}; got {value!r}.")
-    if annotation == "float":
-        return float(value)
-    return list(value) if annotation.startswith("list") else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.value if isinstance(value, StrEnum) else value
-
-
-def _hint(value: Any, known: list[str]) -> str:
-    close = difflib.get_close_matches(str(value), known, n=1)
-    return f"Did you mean '{close[0]}'?" if close else ""
+    """Every dotted key of a TrialConfig that holds a value, in order: `data.name`, ..., `preflight`."""
+    return keys(TrialConfig)
 
 
 def _known_name(key: str, name: str, built_in: tuple[str, ...], entry_points: str) -> None:
@@ -462,9 +373,4 @@ def _known_name(key: str, name: str, built_in: tuple[str, ...], entry_points: st
 
 
 def _check_fraction(key: str, value: float) -> None:
-    _require(0 <= value <= 1, key, value, "is a fraction in [0, 1] of training.num_epochs", "0.75")
-
-
-def _require(holds: bool, key: str, value: object, rule: str, example: str) -> None:
-    if not holds:
-        raise ValueError(f"{key} {rule}; got {key}={value}. For example {key}={example}.")
+    require(0 <= value <= 1, key, value, "is a fraction in [0, 1] of training.num_epochs", "0.75")

@@ -29,7 +29,7 @@ from sweeps.config import (
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-_TRIAL_PARTS = (*TRIAL_GROUPS, "seed", "imports")
+_TRIAL_PARTS = (*TRIAL_GROUPS, *(key for key in trial_keys() if "." not in key))
 # The key that says which option a part stands for, where no group file was chosen.
 _KIND = {"growth": "method", "pruning": "method"}
 

@@ -1,6 +1,6 @@
 import pytest
 
-from growcore.config import DataConfig, GrowthConfig, PruningConfig, TrialConfig, trial_keys
+from growcore.config import DataConfig, GrowthConfig, Preflight, PruningConfig, TrialConfig, trial_keys
 
 MINIMAL = {"data": {"name": "digits"}, "model": {"name": "conv", "widths": [4, 8]}}
 
@@ -52,6 +52,44 @@ def test_a_wrong_value_is_refused_with_its_key_and_a_way_out(key, value, message
 def test_a_missing_key_without_default_says_how_to_set_it():
     with pytest.raises(ValueError, match=r"Missing key 'data.name'.*Set data.name=VALUE"):
         TrialConfig.from_dict({**MINIMAL, "data": {}})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("warn", Preflight.warn), ("fail", Preflight.fail), ("off", Preflight.off)]
+)
+def test_preflight_is_one_of_three_words(written, read):
+    config = TrialConfig.from_dict({**MINIMAL, "preflight": written})
+    assert config.preflight is read
+    assert config.to_dict()["preflight"] == written
+
+
+def test_an_unquoted_off_of_a_yaml_file_switches_preflight_off():
+    assert TrialConfig.from_dict({**MINIMAL, "preflight": False}).preflight is Preflight.off
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("fall", r"preflight='fall' is not one of warn, fail, off. Did you mean 'fail'\?"),
+        (True, r"preflight=True is not one of warn, fail, off."),
+        ({"warn": 1}, r"preflight=\{'warn': 1\} is not one of"),
+    ],
+)
+def test_preflight_refuses_other_words(value, message):
+    with pytest.raises(ValueError, match=message):
+        TrialConfig.from_dict({**MINIMAL, "preflight": value})
+
+
+def test_keys_are_those_of_every_part_in_order():
+    keys = trial_keys()
+    assert keys[0] == "data.name"
+    assert keys[-3:] == ["seed", "imports", "preflight"]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_part_given_as_one_value_is_refused():
+    with pytest.raises(ValueError, match=r"'model' is a group of keys; got the single value 3"):
+        TrialConfig.from_dict({**MINIMAL, "model": 3})
 
 
 @pytest.mark.parametrize("end", [-0.1, 1.1])
