@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from growcore.growth.gram import cross_gram, gram, weighted_gram
-from growcore.growth.linear import check_bias, set_parameters
+from growcore.growth.linear import check_bias
 from growcore.growth.module import GrowingModule
 from growcore.growth.patches import (
     Patches,
@@ -26,6 +26,7 @@ from growcore.growth.patches import (
     turned_patches,
     weight_correlation,
 )
+from growcore.growth.resizing import replace_parameters
 from growcore.growth.statistic import TensorStatistic
 
 
@@ -70,9 +71,13 @@ class Conv2dGrowingModule(GrowingModule):
         layer: nn.Conv2d | None = None,
     ) -> None:
         plain = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, bias=use_bias,
+            max(in_channels, 1), max(out_channels, 1), kernel_size, stride, padding, dilation, bias=use_bias,
             device=device if layer is None else "meta",
         )  # fmt: skip
+        if in_channels == 0 or out_channels == 0:
+            # torch warns when it initialises a layer without channels.
+            weight = plain.weight.new_zeros(out_channels, in_channels, *plain.kernel_size)
+            replace_parameters(plain, weight, weight.new_zeros(out_channels) if use_bias else None)
         if layer is not None and _geometry(layer) != _geometry(plain):
             raise ValueError(f"layer must have the geometry of {plain}; got {layer}.")
         super().__init__(
@@ -202,10 +207,11 @@ class Conv2dGrowingModule(GrowingModule):
         """An nn.Conv2d of this geometry with copies of weight (out, in, kh, kw) and bias (out,)."""
         check_bias(self, bias, force_bias)
         layer = nn.Conv2d(
-            weight.shape[1], weight.shape[0], self.kernel_size, self.stride, self.padding, self.dilation,
+            1, 1, self.kernel_size, self.stride, self.padding, self.dilation,
             bias=bias is not None, padding_mode=self.layer.padding_mode, device="meta",
         )  # fmt: skip
-        return cast(nn.Conv2d, set_parameters(layer, weight, bias))
+        replace_parameters(layer, weight.detach().clone(), None if bias is None else bias.detach().clone())
+        return layer
 
     def update_input_size(
         self,

@@ -9,16 +9,18 @@ taken off.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from growcore.growth.patches import Patches, column_sums
+from growcore.growth.patches import Patches, column_sums, weight_gradient
 
 # Numbers per row of a product: enough for full speed, few enough that its operands stay in the cache.
-_CHUNK = 4096
+_CHUNK = 8192
 
 
 def gram(patches: Patches, with_ones: bool) -> Tensor:
@@ -47,21 +49,31 @@ def weighted_gram(patches: Patches, rows_P: Tensor, columns_Q: Tensor, with_ones
 
     Most positions have the largest weight where kernels overlap, so the others are corrected for.
     """
-    weights = torch.outer(rows_P, columns_Q).flatten().to(patches.x_NCHW)
-    largest = float(weights.max())
-    rim = (weights < largest).nonzero()[:, 0]
-    if not _overlap(patches, patches) or 3 * len(rim) > len(weights):
-        return _weighted(patches, weights, torch.arange(len(weights), device=weights.device), with_ones)
-    missing = (weights - largest)[rim]
-    return largest * gram(patches, with_ones) + _weighted(patches, missing, rim, with_ones)
+    rows, columns = rows_P.to(patches.x_NCHW), columns_Q.to(patches.x_NCHW)
+    P, Q = range(len(rows)), range(len(columns))
+    rim_rows = (rows < rows.max()).nonzero()[:, 0].tolist()
+    rim_columns = (columns < columns.max()).nonzero()[:, 0].tolist()
+    if not _overlap(patches, patches) or 3 * (len(rim_rows) * len(Q) + len(rim_columns) * len(P)) > len(
+        P
+    ) * len(Q):
+        return _weighted(patches, torch.outer(rows, columns).flatten(), with_ones)
+    largest = rows.max() * columns.max()
+    total = largest * gram(patches, with_ones)
+    padded = replace(patches, x_NCHW=patches.padded(), before=(0, 0), behind=(0, 0))
+    for row in rim_rows:
+        missing = rows[row] * columns - largest
+        total += _weighted(padded.at(range(row, row + 1), Q), missing, with_ones)
+    for column in rim_columns:
+        missing = (rows * columns[column] - largest) * (rows == rows.max())
+        total += _weighted(padded.at(P, range(column, column + 1)), missing, with_ones)
+    return total
 
 
-def _weighted(patches: Patches, weights: Tensor, positions: Tensor, with_ones: bool) -> Tensor:
+def _weighted(patches: Patches, weights: Tensor, with_ones: bool) -> Tensor:
     size = patches.width + int(with_ones)
     total = patches.x_NCHW.new_zeros(size, size)
-    for part in _chunks(patches, len(positions)):
+    for part in _chunks(patches, len(weights)):
         u = part.columns()
-        u = u if len(positions) == u.shape[2] else u[:, :, positions]
         if with_ones:
             u = torch.cat([u, u.new_ones(u.shape[0], 1, u.shape[2])], dim=1)
         total.addmm_(_flat(u * weights), _flat(u).T)
@@ -81,6 +93,10 @@ def _overlap(left: Patches, right: Patches) -> bool:
     """Whether shifted products pay: stride 1, kernels of several taps, few positions at the rim."""
     if left.stride != (1, 1) or right.stride != (1, 1) or max(*left.kernel, *right.kernel) == 1:
         return False
+    if left.width == 0 or right.width == 0:
+        return False
+    if left is not right and not all(_spacing(_lags(left, right, axis)[0]) for axis in (0, 1)):
+        return False
     num_positions = left.counts[0] * left.counts[1]
     extended = [len(_extended(left, right, axis)) for axis in (0, 1)]
     return 2 * (extended[0] * extended[1] - num_positions) < num_positions
@@ -89,7 +105,10 @@ def _overlap(left: Patches, right: Patches) -> bool:
 def _shifted(left: Patches, right: Patches) -> Tensor:
     """(C*K*L, C'*K'*L') by products of shifted maps."""
     (row_lags, row_index), (column_lags, column_index) = (_lags(left, right, axis) for axis in (0, 1))
-    products = _lag_products(left, right, row_lags, column_lags)
+    if left is right:
+        products = _lag_products(left, row_lags, column_lags)
+    else:
+        products = _cross_lag_products(left, right, row_lags, column_lags)
     K, L, k, m = *left.kernel, *right.kernel
     index = row_index[:, None, :, None].expand(K, L, k, m), column_index[None, :, None, :].expand(K, L, k, m)
     total = products[index].permute(4, 0, 1, 5, 2, 3).contiguous()  # from K L k m C c to C K L c k m
@@ -109,29 +128,47 @@ def _lags(left: Patches, right: Patches, axis: int) -> tuple[list[int], Tensor]:
     return distinct, torch.tensor([[distinct.index(lag) for lag in row] for row in lags])
 
 
-def _lag_products(left: Patches, right: Patches, rows: list[int], columns: list[int]) -> Tensor:
-    """(lags, lags, C, c): sum over samples and the whole map of x(q) y(q + lag)."""
-    gaps = max(map(abs, rows)), max(map(abs, columns))
-    products = left.x_NCHW.new_zeros(len(rows), len(columns), left.x_NCHW.shape[1], right.x_NCHW.shape[1])
-    height, width = (max(left.size[axis], right.size[axis]) + gaps[axis] for axis in (0, 1))
-    mirrored = left is right
-    for part, other in zip(_chunks(left, height * width), _chunks(right, height * width), strict=True):
+def _lag_products(patches: Patches, rows: list[int], columns: list[int]) -> Tensor:
+    """(lags, lags, C, C): sum over samples and the whole map of x(q) x(q + lag)."""
+    num_channels = patches.x_NCHW.shape[1]
+    products = patches.x_NCHW.new_zeros(len(rows), len(columns), num_channels, num_channels)
+    height, width = patches.size[0] + rows[-1], patches.size[1] + columns[-1]
+    # Rows and maps stand end to end with zeros between them, so a shift in two dimensions is one along the
+    # strip. A shift back gives the transpose.
+    ahead = [
+        (i, j, row * width + column)
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+        if row * width + column >= 0
+    ]
+    for part in _chunks(patches, height * width):
         x = _strip(part, height, width)
-        y = x if mirrored else _strip(other, height, width)
-        for i, row in enumerate(rows):
-            for j, column in enumerate(columns):
-                # Rows and maps stand end to end with zeros between them, so a shift in two dimensions is
-                # one along the strip.
-                lag = row * width + column
-                if lag >= 0:
-                    products[i, j].addmm_(x[:, : x.shape[1] - lag], y[:, lag:].T)
-                elif not mirrored:
-                    products[i, j].addmm_(x[:, -lag:], y[:, : y.shape[1] + lag].T)
-    if mirrored:
-        for i, j in torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(columns))).tolist():
-            if rows[i] * width + columns[j] < 0:
-                products[i, j] = products[-1 - i, -1 - j].T
+        for i, j, lag in ahead:
+            products[i, j].addmm_(x[:, : x.shape[1] - lag], x[:, lag:].T)
+    for i, j, lag in ahead:
+        if lag > 0:
+            products[-1 - i, -1 - j] = products[i, j].T
     return products
+
+
+def _cross_lag_products(left: Patches, right: Patches, rows: list[int], columns: list[int]) -> Tensor:
+    """(lags, lags, C, c): sum over samples and the whole map of x(q) y(q + lag), for evenly spaced lags.
+
+    It is the gradient of the weight of a convolution whose taps are the lags.
+    """
+    pads = [
+        (-lags[0], left.size[axis] + lags[-1] - right.size[axis]) for axis, lags in enumerate((rows, columns))
+    ]
+    y = F.pad(right.x_NCHW, (*pads[1], *pads[0]))  # a negative pad crops
+    shape = (left.x_NCHW.shape[1], y.shape[1], len(rows), len(columns))
+    dilation = _spacing(rows), _spacing(columns)
+    return weight_gradient(y, shape, left.x_NCHW.contiguous(), dilation=dilation).permute(2, 3, 0, 1)
+
+
+def _spacing(lags: list[int]) -> int:
+    """The distance between neighbouring lags; 0 where it varies."""
+    steps = {b - a for a, b in itertools.pairwise(lags)}
+    return steps.pop() if len(steps) == 1 else int(not steps)
 
 
 def _strip(patches: Patches, height: int, width: int) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from growcore.growth.collecting import accumulation_dtype
 from growcore.growth.module import GrowingModule
+from growcore.growth.resizing import replace_parameters
 
 
 class LinearGrowingModule(GrowingModule):
@@ -42,7 +43,7 @@ class LinearGrowingModule(GrowingModule):
         layer: nn.Linear | None = None,
     ) -> None:
         if layer is None:
-            layer = nn.Linear(in_features, out_features, bias=use_bias, device=device)
+            layer = _new_layer(in_features, out_features, use_bias, device)
         expected = (in_features, out_features, use_bias)
         if (layer.in_features, layer.out_features, layer.bias is not None) != expected:
             raise ValueError(f"layer must have (in, out, bias) = {expected}; got {layer}.")
@@ -139,8 +140,9 @@ class LinearGrowingModule(GrowingModule):
         """An nn.Linear with copies of weight (out, in) and bias (out,)."""
         check_bias(self, bias, force_bias)
         # On the meta device no random numbers are drawn for weights that are replaced at once.
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-        return cast(nn.Linear, set_parameters(layer, weight, bias))
+        layer = nn.Linear(1, 1, bias=bias is not None, device="meta")
+        replace_parameters(layer, weight.detach().clone(), None if bias is None else bias.detach().clone())
+        return layer
 
     def update_input_size(
         self,
@@ -162,16 +164,18 @@ def check_bias(module: GrowingModule, bias: Tensor | None, force_bias: bool) -> 
         )
 
 
-def set_parameters(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
-    """The layer with copies of weight and bias as its parameters."""
-    layer.weight = nn.Parameter(weight.detach().clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
+def _new_layer(in_features: int, out_features: int, use_bias: bool, device: torch.device | None) -> nn.Linear:
+    if in_features and out_features:
+        return nn.Linear(in_features, out_features, bias=use_bias, device=device)
+    # torch warns when it initialises a layer without neurons.
+    layer = nn.Linear(1, 1, bias=use_bias, device=device)
+    weight = layer.weight.new_zeros(out_features, in_features)
+    replace_parameters(layer, weight, layer.weight.new_zeros(out_features) if use_bias else None)
     return layer
 
 
 def _as_rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1]).to(accumulation_dtype(x))
+    return x.flatten(0, -2).to(accumulation_dtype(x))
 
 
 def _product(left: Tensor, right: Tensor, left_ones: bool, right_ones: bool) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from growcore.growth.normalization import apply_to_extension
+from growcore.growth.patches import output_size
 from growcore.growth.statistic import TensorStatistic
 
 # Modules that a growing module refers to or holds for a while: none is a part of it, so none may appear in
@@ -144,7 +145,7 @@ class LinkedModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """sigma(W x); keeps x and the pre-activation while statistics are gathered."""
         if not (self.store_input or self.store_pre_activity or self._num_readers):
-            return cast(Tensor, self.post_layer_function(self.layer(x)))
+            return self._after_layer(apply_layer(self.layer, x))
         return self._forward_and_store(x)
 
     def _forward_and_store(self, x: Tensor) -> Tensor:
@@ -152,14 +153,19 @@ class LinkedModule(nn.Module):
             statistic.updated = False
         if self.store_input or self._num_readers:
             self._input = x.detach()
-        pre_activity: Tensor = self.layer(x)
+        pre_activity = apply_layer(self.layer, x)
         if not self.store_pre_activity:
-            return cast(Tensor, self.post_layer_function(pre_activity))
+            return self._after_layer(pre_activity)
         self._pre_activity = pre_activity
         if pre_activity.requires_grad:
             pre_activity.retain_grad()
         # A function that works in place would overwrite the pre-activation and its gradient.
-        return cast(Tensor, self.post_layer_function(pre_activity.clone()))
+        return self._after_layer(pre_activity.clone())
+
+    def _after_layer(self, pre_activity: Tensor) -> Tensor:
+        if self.layer.weight.shape[0] == 0:  # torch normalises no empty batch
+            return apply_to_extension(self.post_layer_function, pre_activity)
+        return cast(Tensor, self.post_layer_function(pre_activity))
 
     def extended_forward(
         self,
@@ -186,15 +192,15 @@ class LinkedModule(nn.Module):
         Raises:
             ValueError: exactly one of input extension and x_ext is there.
         """
-        pre_activity: Tensor = self.layer(x)
+        pre_activity = apply_layer(self.layer, x)
         if use_optimal_delta and self.optimal_delta_layer is not None:
-            pre_activity = pre_activity - self.scaling_factor**2 * self.optimal_delta_layer(x)
+            pre_activity = pre_activity - self.scaling_factor**2 * apply_layer(self.optimal_delta_layer, x)
         if use_extended_input:
             pre_activity = pre_activity + self._from_extension(x_ext)
         supplement = None
         if use_extended_output and self.extended_output_layer is not None:
             supplement = self._after_extension(self._output_scaling_factor * self.extended_output_layer(x))
-        return self.post_layer_function(pre_activity), supplement
+        return self._after_layer(pre_activity), supplement
 
     def _from_extension(self, x_ext: Tensor | None) -> Tensor | float:
         if (x_ext is None) != (self.extended_input_layer is None):
@@ -255,6 +261,17 @@ class LinkedModule(nn.Module):
                 f"or was not followed by backward. Run forward and backward before update_computation()."
             )
         return gradient
+
+
+def apply_layer(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """layer(x), also for a convolution without channels on one side, which torch refuses."""
+    if isinstance(layer, nn.Linear) or layer.weight.numel():
+        return cast(Tensor, layer(x))
+    size = (x.shape[0], layer.out_channels, *output_size(layer, (x.shape[2], x.shape[3])))
+    if layer.bias is not None:
+        return layer.bias[:, None, None].expand(size).clone()
+    # Nothing it is computed from has a gradient, but the gradient of the pre-activation is asked for.
+    return x.new_zeros(size).requires_grad_(torch.is_grad_enabled())
 
 
 def _scalar(value: float) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-_weight_gradient: Callable[..., Tensor] = conv2d_weight  # torch leaves it untyped
+weight_gradient: Callable[..., Tensor] = conv2d_weight  # torch leaves it untyped
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ class Patches:
 
     def columns(self) -> Tensor:
         """(N, C*K*L, P*Q): every patch as a column."""
+        if self.width == 0:
+            return self.x_NCHW.new_zeros(self.x_NCHW.shape[0], 0, self.counts[0] * self.counts[1])
         return F.unfold(self.padded(), self.kernel, self.dilation, 0, self.stride)
 
 
@@ -138,11 +140,14 @@ def weight_correlation(patches: Patches, g_NOPQ: Tensor, with_ones: bool) -> Ten
     """Sum of u g^T over samples and positions, (C*K*L + 1, O): the gradient of a convolution's weight."""
     g = g_NOPQ.to(patches.x_NCHW.dtype).contiguous()
     shape = (g.shape[1], patches.x_NCHW.shape[1], *patches.kernel)
+    if patches.width == 0 or g.shape[1] == 0:
+        rows = g.new_zeros(patches.width, g.shape[1])
+        return torch.cat([rows, g.sum((0, 2, 3))[None]]) if with_ones else rows
     if patches.before == patches.behind:
         x, padding = patches.x_NCHW, patches.before
     else:
         x, padding = patches.padded(), (0, 0)
-    weight = _weight_gradient(x, shape, g, patches.stride, padding, patches.dilation)
+    weight = weight_gradient(x, shape, g, patches.stride, padding, patches.dilation)
     rows = weight.flatten(1).T
     return torch.cat([rows, g.sum((0, 2, 3))[None]]) if with_ones else rows
 

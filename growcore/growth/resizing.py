@@ -20,10 +20,10 @@ class ConnectionState(Protocol):
 
 def replace_parameters(layer: nn.Linear | nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
     """Give the layer new parameters and the sizes they imply; a bias that is its own already stays."""
-    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=layer.weight.requires_grad)
     if bias is not None and bias is not layer.bias:
         assert layer.bias is not None
-        layer.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=layer.bias.requires_grad)
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = weight.shape
     else:
