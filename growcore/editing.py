@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from growcore import cost, models, policies, surgery
+from growcore import checks, cost, models, policies, surgery
 from growcore.config import GrowthMethod, TrialConfig
 from growcore.data import DataSet, training_batches
+from growcore.diagnostics import LayerSignal
 from growcore.growth import GrowthProposal
 from growcore.observation import (
     Batch,
@@ -46,10 +49,12 @@ class Editor:
         moment = _Moment(model, self.data.image_shape, epoch, step)
         progress = policies.Progress(epoch, self.config.training.num_epochs, self.num_growths)
         if policies.pruning_is_due(self.config.pruning, progress):
-            records += self._prune(model, optimizer, progress, moment)
+            before = self._signal(model)
+            records += self._with_signal(self._prune(model, optimizer, progress, moment), model, before)
         if policies.growth_is_due(self.config.growth, progress):
+            before = self._signal(model)
             grown, flops = cost.executed_flops(lambda: self._grow(model, optimizer, progress, moment))
-            records += grown
+            records += self._with_signal(grown, model, before)
             self.num_growths += 1
         return records, flops
 
@@ -60,6 +65,19 @@ class Editor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.num_growths = state["num_growths"]
+
+    def _signal(self, model: nn.Module) -> list[LayerSignal]:
+        """Signal at each layer as evaluation sees it, whatever mode the model is in."""
+        return checks.measure(copy.deepcopy(model).eval(), self.data)
+
+    def _with_signal(
+        self, records: list[EditRecord], model: nn.Module, before: list[LayerSignal]
+    ) -> list[EditRecord]:
+        """The records of one event with what it did to the signal."""
+        if all(record.kind == "skip" for record in records):
+            return records
+        after = self._signal(model)
+        return [replace(r, signal=checks.edit_signal(r.layer, before, after)) for r in records]
 
     def _prune(
         self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment

@@ -6,9 +6,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from growcore.diagnostics import Finding
+
 
 class TrialFailed(RuntimeError):
     """A training that cannot go on, for a reason that belongs to its configuration."""
+
+
+class TrialInfeasible(TrialFailed):
+    """A training that is not begun, because its untrained network carries no signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class EditRecord:
     counts: dict[str, float] = field(default_factory=dict)  # of a pruning: kept, reinitialised, ...
     before: LayerState | None = None
     after: LayerState | None = None
+    # By `<what>/<layer>`, on one training batch, all edits together; see `growcore.checks.edit_signal`.
+    signal: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Report:
     metrics: dict[str, float]
     edits: list[EditRecord]  # since the last report
     finished: bool  # the last report of the training; it alone carries test/* metrics
+    findings: list[Finding] = field(default_factory=list)  # of the preflight, in the first report only
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
-from growcore import cost, data, models
-from growcore.config import LearningRateSchedule, OptimizerConfig, OptimizerName, TrialConfig
+from growcore import checks, cost, data, models
+from growcore.config import LearningRateSchedule, OptimizerConfig, OptimizerName, Preflight, TrialConfig
+from growcore.diagnostics import Finding
 from growcore.editing import Editor
 from growcore.evaluation import evaluate
-from growcore.report import EditRecord, Report, TrialFailed
+from growcore.report import EditRecord, Report, TrialFailed, TrialInfeasible
 
-__all__ = ["EditRecord", "Report", "Training", "TrialFailed"]
+__all__ = ["EditRecord", "Report", "Training", "TrialFailed", "TrialInfeasible"]
 
 CHECK_EVERY_STEPS = 100  # steps between two looks at the loss; a look waits for the device
 
@@ -36,6 +37,7 @@ class Training:
         ValueError: the configuration names data or a model that does not exist.
         FileNotFoundError: the data set is not where the configuration says.
         TrialFailed: while iterating, when the loss is no longer finite.
+        TrialInfeasible: at the first iteration, where `preflight=fail` and the network carries no signal.
     """
 
     def __init__(self, config: TrialConfig, device: str | torch.device = "cpu") -> None:
@@ -55,12 +57,15 @@ class Training:
         self.wall_seconds = 0.0
         self._train_loss = 0.0
         self._edits: list[EditRecord] = []
+        self._findings: list[Finding] = []
+        self._signal: dict[str, float] = {}  # metrics of the preflight: all at first, then the counts
 
     @property
     def finished(self) -> bool:
         return self.epoch >= self.config.training.num_epochs
 
     def __iter__(self) -> Iterator[Report]:
+        self._preflight()
         while not self.finished:
             started = time.perf_counter()
             self._edit()
@@ -70,6 +75,11 @@ class Training:
             self.wall_seconds += time.perf_counter() - started
             if self.finished or self.epoch % self.config.training.report_every_epochs == 0:
                 yield self._report()
+
+    def _preflight(self) -> None:
+        if self.step == 0 and self.config.preflight != Preflight.off:
+            check = checks.before_training(self.model, self.data, self.config.preflight)
+            self._findings, self._signal = check.findings, check.metrics
 
     def _edit(self) -> None:
         records, flops = self.editor.edit(self.model, self.optimizer, self.epoch, self.step)
@@ -128,7 +138,10 @@ class Training:
         if not torch.isfinite(torch.tensor(metrics["val/loss"])):
             raise TrialFailed(f"the validation loss became {metrics['val/loss']} in epoch {self.epoch}")
         edits, self._edits = self._edits, []
-        return Report(self.step, self.epoch, metrics | _growth_metrics(edits), edits, self.finished)
+        findings, self._findings = self._findings, []
+        metrics |= _growth_metrics(edits) | self._signal
+        self._signal = {key: self._signal[key] for key in checks.COUNTS if key in self._signal}
+        return Report(self.step, self.epoch, metrics, edits, self.finished, findings)
 
     def _size_metrics(self) -> dict[str, float]:
         size = cost.measure(self.model, self.data.image_shape)
@@ -171,6 +184,7 @@ class Training:
             "sparse_flops": self.sparse_flops,
             "wall_seconds": self.wall_seconds,
             "train_loss": self._train_loss,
+            "preflight": dict(self._signal),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -192,7 +206,8 @@ class Training:
         for name in ("epoch", "step", "train_flops", "sparse_flops", "wall_seconds"):
             setattr(self, name, state[name])
         self._train_loss = state["train_loss"]
-        self._edits = []
+        self._signal = dict(state["preflight"])
+        self._edits, self._findings = [], []
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

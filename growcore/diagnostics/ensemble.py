@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from growcore.config import Activation
@@ -231,7 +230,8 @@ def hotelling(z_Nn: Tensor) -> Hotelling:
     Raises:
         ValueError: there are not more networks than neurons, so their covariance is singular.
     """
-    # Imported here because it takes seconds.
+    # Imported here because they take seconds.
+    from scipy import stats
     from statsmodels.stats.multivariate import test_mvmean  # type: ignore[import-untyped]
 
     num_networks, n = z_Nn.shape

@@ -1,0 +1,118 @@
+"""Will a network carry a signal before it trains, and what did an edit do to it? One batch answers both.
+
+The batch is always the same: the first training images, as they are. Nothing random is drawn, the network
+stays as it is, and findings of different trials and moments can be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from growcore.config import Preflight
+from growcore.data import DataSet
+from growcore.diagnostics import (
+    Finding,
+    LayerSignal,
+    Limits,
+    Severity,
+    judge,
+    measure_signal,
+    signal_changes,
+    signal_metrics,
+)
+from growcore.models import layer_name
+from growcore.report import TrialInfeasible
+
+NUM_IMAGES = 64  # whatever training.batch_size is
+COUNTS = ("preflight/warnings", "preflight/failures")  # metrics of every report
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One batch through a network and its gradient back, and what is wrong with them."""
+
+    signals: list[LayerSignal]  # layers named as people see them, in order of the forward pass
+    findings: list[Finding]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Numbers of findings, and scale, dead units and effective rank of each layer."""
+        num_failures = len(self.failures)
+        counts = dict(
+            zip(COUNTS, (float(len(self.findings) - num_failures), float(num_failures)), strict=True)
+        )
+        return counts | signal_metrics(self.signals)
+
+    @property
+    def failures(self) -> list[Finding]:
+        """Findings that make training hopeless."""
+        return [finding for finding in self.findings if finding.severity == Severity.fail]
+
+
+def inspect(model: nn.Module, data: DataSet) -> Check:
+    """Measure and judge a network, in the mode that it is in.
+
+    Raises:
+        ValueError: there are fewer than 2 training images, or the network has no linear or convolution
+            layer.
+    """
+    signals = measure(model, data)
+    return Check(signals, judge(signals, Limits()))
+
+
+def before_training(model: nn.Module, data: DataSet, policy: Preflight) -> Check:
+    """`inspect`, which ends the trial where the policy is `fail` and training would be hopeless.
+
+    Raises:
+        TrialInfeasible: the first finding that says so, with its fix.
+        ValueError: as `inspect`.
+    """
+    check = inspect(model, data)
+    if check.failures and policy == Preflight.fail:
+        first = check.failures[0]
+        raise TrialInfeasible(
+            f"{first.layer}: {first.reason} {first.fix} (preflight=warn trains it all the same.)"
+        )
+    return check
+
+
+def measure(model: nn.Module, data: DataSet) -> list[LayerSignal]:
+    """Signal and gradient of every linear and convolution layer on the batch.
+
+    Raises:
+        ValueError: as `inspect`.
+    """
+    if len(data.train) < 2:
+        raise ValueError(
+            f"preflight compares training images and needs at least 2; got {len(data.train)}. "
+            "Raise data.num_train, or set preflight=off."
+        )
+    x_NCHW = data.normalise(data.train.x_NCHW[:NUM_IMAGES])
+    signals = measure_signal(model, x_NCHW, data.train.y_N[:NUM_IMAGES])
+    return [dataclasses.replace(s, layer=layer_name(s.layer.removesuffix(".layer"))) for s in signals]
+
+
+def edit_signal(layer: str, before: Sequence[LayerSignal], after: Sequence[LayerSignal]) -> dict[str, float]:
+    """What an edit event did to the signal at an edited layer and at the network's last one.
+
+    Args:
+        layer: the edited one, as people see it.
+        before: of `measure`, before all edits of the event.
+        after: the same after them.
+
+    Returns:
+        By `<what>/<layer>`: `output_factor` and `gradient_factor`, the second moments after over before,
+        `dead_change` and `rank_change`, the differences of the dead fraction and the effective rank.
+    """
+    values: dict[str, float] = {}
+    for change in signal_changes(before, after):
+        if change.layer in (layer, before[-1].layer):
+            values[f"output_factor/{change.layer}"] = change.output_factor
+            values[f"gradient_factor/{change.layer}"] = change.gradient_factor
+            values[f"dead_change/{change.layer}"] = change.dead_change
+            values[f"rank_change/{change.layer}"] = change.rank_change
+    return values
