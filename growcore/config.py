@@ -54,8 +54,19 @@ class GrowthMethod(StrEnum):
     """How new neurons get their weights."""
 
     none = "none"
-    tiny = "tiny"
-    random = "random"
+    tiny = "tiny"  # the optimum of the first-order decrease, and the layer's own optimal step
+    gradmax = "gradmax"  # zero weights in; out of them those that give the largest gradient
+    random = "random"  # drawn weights in and out
+    zeros = "zeros"  # drawn weights in, zero weights out: the function stays as it is
+    variance_transfer = "variance_transfer"  # drawn, and all of the reader's weights shrunk to keep variance
+
+
+class DrawnWeights(StrEnum):
+    """Law of new neurons' weights where they are drawn and not solved for."""
+
+    copy_uniform = "copy_uniform"  # uniform, of the deviation of the weights beside it
+    copy_normal = "copy_normal"
+    kaiming = "kaiming"  # normal, of variance 2 / fan_in
 
 
 class GrowthWhere(StrEnum):
@@ -201,6 +212,8 @@ class GrowthConfig:
     numerical_threshold: float = 1e-6  # eigenvalues of S below it (relative: to the largest) are dropped
     statistical_threshold: float = 1e-3  # singular values below it (relative: to the largest) are dropped
     relative_thresholds: bool = True  # thresholds are fractions of the largest value, not absolute
+    relative_ridge: float = 0.0  # added to the diagonal of S, in units of its mean diagonal entry
+    init: DrawnWeights = DrawnWeights.copy_uniform  # of random, zeros and variance_transfer
     normalization: UpdateNormalization = UpdateNormalization.legacy_normalization
     line_search_batches: int = 2  # further training batches on which the scaling factor is chosen
     max_scaling_factor: float = 1.0  # largest scaling factor the line search tries
@@ -232,6 +245,13 @@ class GrowthConfig:
                 "is a fraction of the largest value, at most 1, while growth.relative_thresholds is on",
                 "1e-3",
             )
+        require(
+            self.relative_ridge >= 0 and math.isfinite(self.relative_ridge),
+            "growth.relative_ridge",
+            self.relative_ridge,
+            "must be finite and not negative",
+            "0.0",
+        )
         _check_fraction("growth.end_fraction", self.end_fraction)
         require(
             self.max_scaling_factor > 0 and math.isfinite(self.max_scaling_factor),

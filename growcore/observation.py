@@ -20,6 +20,7 @@ from torch.nn import functional
 from growcore import cost
 from growcore.config import GrowthConfig, GrowthMethod, UpdateNormalization
 from growcore.growth import GrowingModule, GrowthProposal
+from growcore.growth.initialization import reference_std
 from growcore.models import sparse_layers, width
 from growcore.policies import GrowthObservation, PruneObservation, neurons_to_add
 from growcore.surgery import Edit, apply
@@ -39,15 +40,15 @@ def observe_growth(
     Args:
         model: run in eval mode, so that neither normalisation nor strengths move.
         pairs: the layers asked about, as `models.grow_pairs` lists them.
-        batches: training batches for the statistics; not looked at by the random method.
+        batches: training batches for the statistics, which tiny and gradmax look at.
         config: method, thresholds, number of neurons.
-        generator: draws what a random method draws.
+        generator: of the methods that draw weights.
 
     Returns:
         One observation for each pair that may gain at least one neuron, in the order given.
     """
     open_pairs = {name: c for name, c in pairs.items() if neurons_to_add(config, width(c)) > 0}
-    if config.method == GrowthMethod.tiny:
+    if config.method in (GrowthMethod.tiny, GrowthMethod.gradmax):
         _gather(model, open_pairs, batches)
     flops = _flops_per_neuron(model, open_pairs, batches[0][0].shape[1:])
     observations = []
@@ -150,21 +151,51 @@ def _propose(
 ) -> GrowthProposal:
     number = neurons_to_add(config, width(consumer))
     if config.method == GrowthMethod.tiny:
-        consumer.compute_optimal_updates(
-            numerical_threshold=config.numerical_threshold,
-            statistical_threshold=config.statistical_threshold,
-            maximum_added_neurons=number,
-            relative_thresholds=config.relative_thresholds,
-        )
-        if config.normalization != UpdateNormalization.none:
-            consumer.normalize_optimal_updates(normalization_type=config.normalization.value)
+        _solve_tiny(consumer, config, number)
+    elif config.method == GrowthMethod.gradmax:
+        _solve_gradmax(consumer, config, number)
     else:
         with _seeded(generator, consumer.layer.weight.device):
-            consumer.create_layer_extensions(number)
+            _draw(consumer, config, number)
     proposal = consumer.proposal()
     consumer.delete_update()
     consumer.reset_computation()
     return proposal
+
+
+def _solve_tiny(consumer: GrowingModule, config: GrowthConfig, number: int) -> None:
+    consumer.compute_optimal_updates(
+        numerical_threshold=config.numerical_threshold,
+        statistical_threshold=config.statistical_threshold,
+        maximum_added_neurons=number,
+        relative_thresholds=config.relative_thresholds,
+        relative_ridge=config.relative_ridge,
+    )
+    if config.normalization != UpdateNormalization.none:
+        consumer.normalize_optimal_updates(normalization_type=config.normalization.value)
+
+
+def _solve_gradmax(consumer: GrowingModule, config: GrowthConfig, number: int) -> None:
+    consumer.compute_gradmax_updates(
+        maximum_added_neurons=number,
+        statistical_threshold=config.statistical_threshold,
+        relative_thresholds=config.relative_thresholds,
+    )
+    # The solution's columns have norm 1; beside trained weights they are brought to the weights' own size.
+    omega = consumer.extended_input_layer
+    assert omega is not None
+    target = reference_std(consumer.layer.weight, consumer.layer.weight[0].numel())
+    consumer.scale_layer_extension(None, 1.0, target / reference_std(omega.weight, omega.weight[0].numel()))
+
+
+def _draw(consumer: GrowingModule, config: GrowthConfig, number: int) -> None:
+    silent = config.method == GrowthMethod.zeros
+    consumer.create_layer_extensions(
+        number,
+        output_extension_init=config.init.value,
+        input_extension_init="zeros" if silent else config.init.value,
+        variance_transfer=config.method == GrowthMethod.variance_transfer,
+    )
 
 
 def _flops_per_neuron(

@@ -117,6 +117,13 @@ def _is_due(progress: Progress, start: int, every: int, end_fraction: float) -> 
     return since >= 0 and since % every == 0 and progress.epoch <= end_fraction * progress.num_epochs
 
 
+def _measured(observation: GrowthObservation, config: GrowthConfig) -> dict[str, float]:
+    """Figures for the record; only TINY's neurons act at once, GradMax's promise is about the step after."""
+    if config.method != GrowthMethod.tiny:
+        return {}
+    return {"first_order_improvement": observation.improvement}
+
+
 def _grow(observation: GrowthObservation, why: str, config: GrowthConfig, progress: Progress) -> Edit:
     number = observation.proposal.num_neurons
     return Edit(
@@ -124,5 +131,5 @@ def _grow(observation: GrowthObservation, why: str, config: GrowthConfig, progre
         kind=EditKind.grow,
         proposal=observation.proposal,
         reason=f"{why}; {number} neurons by {config.method.value} at epoch {progress.epoch}",
-        measured={"first_order_improvement": observation.improvement},
+        measured=_measured(observation, config),
     )

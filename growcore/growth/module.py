@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from growcore.growth import solve
+from growcore.growth.initialization import reference_std
 from growcore.growth.links import GrowsReaders, LinkedModule
-from growcore.growth.normalization import check_growable, grow_function
+from growcore.growth.normalization import check_growable, derivative_at_zero, grow_function
 from growcore.growth.proposal import GrowthProposal
 from growcore.growth.resizing import ConnectionState as ConnectionState
 from growcore.growth.resizing import ResizableModule
@@ -211,7 +212,9 @@ class GrowingModule(ResizableModule):
 
         alpha is 0 and omega holds the leading right singular vectors of M_prev, of norm 1; with step size 1
         on alpha the loss falls by the sum of the squared singular values. There is no delta. Only M_prev
-        is needed. Evci et al., "GradMax", ICLR 2022, arXiv:2201.05125.
+        is needed. Before a ReLU, whose gradient at exactly 0 is 0, alpha's bias (its weights, where it has
+        no bias) is a thousandth of the previous layer's weights, so that the neurons are open.
+        Evci et al., "GradMax", ICLR 2022, arXiv:2201.05125.
         """
         previous = self.require_growing_previous()
         neurons = solve.optimal_new_neurons(
@@ -226,11 +229,25 @@ class GrowingModule(ResizableModule):
         # The solution has columns of norm sqrt(Lambda).
         omega = (neurons.omega / neurons.eigenvalues.sqrt().clamp_min(1e-30)).to(self.weight.dtype)
         previous.create_layer_out_extension(max(len(values), 1))
+        previous.open_extension()
         self.extended_input_layer = self.layer_of_tensor(self.omega_kernel(omega), force_bias=False)
         self.eigenvalues_extension = values
         self.optimal_delta_layer = None
         self.parameter_update_decrease = values.new_zeros(())
         self.extension_moments = self.measured_moments()
+
+    def open_extension(self) -> None:
+        """Move new neurons that are all zero off the kink of a function without gradient there."""
+        layer = self.extended_output_layer
+        function = self.extended_post_layer_function or self.post_layer_function
+        if layer is None or derivative_at_zero(function, at=0.0) or not derivative_at_zero(function):
+            return
+        small = 1e-3 * reference_std(self.weight, self.in_fan)
+        with torch.no_grad():
+            if layer.bias is not None:
+                layer.bias.fill_(small)
+            else:
+                layer.weight.normal_(0.0, small)
 
     def apply_change(
         self,

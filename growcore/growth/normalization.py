@@ -139,10 +139,13 @@ def apply_to_extension(function: nn.Module, x_ext: Tensor) -> Tensor:
     return x_ext
 
 
-def derivative_at_zero(function: nn.Module) -> float:
-    """Derivative at 0+ of the elementwise part of a function: 1 for ReLU, 0.25 for sigmoid."""
+def derivative_at_zero(function: nn.Module, at: float = 1e-7) -> float:
+    """Derivative at 0+ of the elementwise part of a function: 1 for ReLU, 0.25 for sigmoid.
+
+    At exactly 0 (`at=0.0`) autograd gives 0 for ReLU: a neuron that is silent there gets no gradient.
+    """
     with torch.enable_grad():
-        x = torch.full((1, 1), 1e-7, dtype=torch.float64, device="cpu", requires_grad=True)
+        x = torch.full((1, 1), at, dtype=torch.float64, device="cpu", requires_grad=True)
         y = x.clone()  # a function may work in place
         for part in parts(function):
             if not (_is_identity_on_new(part) or isinstance(part, _NOT_ELEMENTWISE)):

@@ -87,6 +87,8 @@ def test_a_network_learns_grows_and_loses_connections_while_it_trains():
     [
         {},
         {"growth": {"method": "random", "num_neurons": 2}},
+        {"growth": {"method": "gradmax", "num_neurons": 2}},
+        {"growth": {"method": "variance_transfer", "num_neurons": 2, "init": "kaiming"}},
         {"model": {"name": "mlp", "widths": [6, 5], "normalization": "batch"}},
         {"pruning": {"method": "random", "k1": 0.3, "k2": 0.6}},
         {"optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.01, "schedule": "constant"}},
@@ -141,6 +143,13 @@ def test_every_edit_is_recorded_with_its_reason_and_what_it_changed():
         assert edit.number == edit.counts["pruned"] > 0
         assert edit.counts["kept"] + edit.counts["reinitialised"] + edit.counts["pruned"] > 0
         assert edit.after.nonzero_parameters < edit.before.parameters
+
+
+def test_zero_outgoing_weights_leave_the_loss_as_it_is():
+    told = reports(config(growth={"method": "zeros", "num_neurons": 2}, pruning={"method": "none"}))
+    grown = [edit for report in told for edit in report.edits]
+    assert grown
+    assert all(abs(edit.realised_decrease) < 1e-5 for edit in grown)
 
 
 def test_a_growth_that_no_scaling_factor_justifies_is_left_and_said():

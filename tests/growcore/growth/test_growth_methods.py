@@ -142,3 +142,19 @@ def test_norms_that_cannot_grow_are_refused(function):
     second.create_layer_extensions(1)
     with pytest.raises(ValueError, match=r"grows over features alone|is not known to"):
         second.apply_change(scaling_factor=1.0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradmax_neurons_before_a_relu_get_a_gradient(bias):
+    """At exactly 0 the gradient of ReLU is 0, and neurons of zero weights would stay dead for ever."""
+    first, second = linear_pair((6, 3, 5), nn.ReLU(), previous_bias=bias)
+    x = torch.randn(40, 6)
+    gather([first, second], [second], [x])
+    second.compute_gradmax_updates(2)
+    second.set_scaling_factor(1.0)
+    before = chain([first, second], x)
+    second.apply_change()
+    after = chain([first, second], x)
+    torch.testing.assert_close(after, before, rtol=0.05, atol=0.05 * before.abs().mean().item())
+    after.square().sum().backward()
+    assert (first.weight.grad[3:].abs().sum(1) > 0).all()
