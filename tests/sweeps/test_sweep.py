@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -17,11 +18,12 @@ import yaml
 from stand_in import SlowStandInTrial, StandInTrial, accuracy_of
 
 from sweeps import cluster, compose, events, records, sweep
-from sweeps.config import ClusterConfig, ConfigError, SweepConfig
-from sweeps.search import TrialState, study_url
+from sweeps.config import ClusterConfig, ConfigError, SweepConfig, set_key
+from sweeps.search import TrialState
 from sweeps.sweep import Result
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +40,20 @@ def root(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@functools.cache
+def base() -> SweepConfig:
+    """Composing takes a second, so it is done once."""
+    return compose.load(["model=mlp", "space=none", "scheduler=none", "training.num_epochs=4"])
+
+
 def make_config(root: Path, *words: str, low: float = 1e-2, high: float = 0.8) -> SweepConfig:
-    request = [
-        "model=mlp",
-        "space=none",
-        "scheduler=none",
-        "training.num_epochs=4",
-        f"storage.root={root}",
-        "cluster.cpus_per_trial=0.5",
-        "cluster.num_concurrent=2",
-        *words,
-    ]
-    return compose.load(request, searches=[f"optimizer.lr={{float: [{low}, {high}], log: true}}"])
+    values = base().to_dict()
+    values["space"] = {"optimizer.lr": {"float": [low, high], "log": True}}
+    slots = ("cluster.cpus_per_trial=0.5", "cluster.num_concurrent=2")
+    for word in (f"storage.root={root}", *slots, *words):
+        key, value = word.split("=")
+        set_key(values, key, yaml.safe_load(value))
+    return SweepConfig.from_dict(values)
 
 
 def launch(config: SweepConfig, trainable=StandInTrial) -> Result:
@@ -65,35 +69,60 @@ def read_runs(root: Path, name: str) -> dict[str, object]:
     return {run.data.tags["growsweep.id"]: run for run in found}
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_a_sweep_runs_its_budget_and_all_who_keep_records_agree(root, capsys):
-    result = launch(make_config(root, "sweep.name=whole", "sweep.num_trials=6"))
-    rows = result.study.rows()
-    assert [row.state for row in rows] == [TrialState.complete] * 6
-    assert not result.interrupted
+@pytest.fixture(scope="module")
+def whole(ray_here, root) -> Result:
+    return launch(make_config(root, "sweep.name=whole", "sweep.num_trials=8"))
+
+
+def test_a_sweep_runs_its_budget(whole):
+    rows = whole.study.rows()
+    assert [row.state for row in rows] == [TrialState.complete] * 8
+    assert not whole.interrupted
     for row in rows:
         assert row.value == pytest.approx(accuracy_of(row.params["optimizer.lr"]) * (1 - 0.5**4))
-        assert len(events.reports(result.folder / str(row.number))) == 4
+        assert len(events.reports(whole.folder / str(row.number))) == 4
+
+
+def test_study_mlflow_and_best_file_agree(whole, root):
+    rows = whole.study.rows()
     runs = read_runs(root, "whole")
-    assert set(runs) == {"whole", *(f"whole/{n}" for n in range(6))}
+    assert set(runs) == {"whole", *(f"whole/{n}" for n in range(8))}
     for row in rows:
         run = runs[f"whole/{row.number}"]
         assert run.data.metrics["val/accuracy"] == row.value
         assert float(run.data.params["optimizer.lr"]) == row.params["optimizer.lr"]
         assert run.data.tags["mlflow.parentRunId"] == runs["whole"].info.run_id
-    best = compose.read_best(str(result.best))
-    assert best.trial == result.study.rank()[0].config
+    best = compose.read_best(str(whole.best))
+    assert best.trial == whole.study.rank()[0].config
     assert runs["whole"].data.metrics["best/val/accuracy"] == max(row.value for row in rows)
-    shown = capsys.readouterr()
-    assert shown.out.count(" complete: val acc ") == 6
-    assert shown.err == ""
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_workers_are_used_again(root):
-    result = launch(make_config(root, "sweep.name=reuse", "sweep.num_trials=8"))
-    started = [next(events.read_events(result.folder / str(n))) for n in range(8)]
+def test_workers_are_used_again(whole):
+    started = [next(events.read_events(whole.folder / str(n))) for n in range(8)]
     assert len({event["pid"] for event in started}) <= 2  # slots
+
+
+def test_resuming_a_sweep_that_is_over_runs_nothing(whole, root, capsys):
+    ended = [row.ended for row in whole.study.rows()]
+    again = sweep.resume(root, "whole")
+    assert [row.ended for row in again.study.rows()] == ended
+    assert not again.interrupted
+    assert again.best == whole.best
+    assert "every trial has ended" in capsys.readouterr().out
+
+
+def test_a_name_that_is_taken_is_refused_and_nothing_changes(whole, root):
+    before = sorted(path.name for path in root.iterdir())
+    with pytest.raises(ConfigError, match=r"sweep.name=whole.*sweeps resume whole"):
+        launch(make_config(root, "sweep.name=whole"))
+    assert sorted(path.name for path in root.iterdir()) == before
+
+
+def test_a_plan_without_a_study_is_resumed_from_its_beginning(whole, tmp_path):
+    (tmp_path / "whole").mkdir()
+    shutil.copy(whole.folder / "plan.yaml", tmp_path / "whole")
+    again = sweep.resume(tmp_path, "whole", StandInTrial)
+    assert [row.state for row in again.study.rows()] == [TrialState.complete] * 8
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -111,18 +140,10 @@ def test_a_failing_trial_is_recorded_with_its_reason_and_the_sweep_goes_on(root)
     assert run.data.tags["growsweep.reason"] == "the training loss became nan in epoch 2"
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_a_sweep_whose_every_trial_fails_has_no_best(root):
-    config = make_config(root, "sweep.name=none", "sweep.num_trials=2", low=0.95, high=2.0)
-    result = launch(config)
-    assert result.best is None
-    assert not (result.folder / "best.yaml").exists()
-
-
 @pytest.mark.parametrize("fidelity", ["epoch", "train_flops"])
 @pytest.mark.usefixtures("ray_here")
 def test_asha_stops_weak_trials_and_never_a_finished_one(root, fidelity):
-    words = ["scheduler=asha", f"scheduler.fidelity={fidelity}", "scheduler.grace=0.25"]
+    words = ["scheduler.name=asha", f"scheduler.fidelity={fidelity}", "scheduler.grace=0.25"]
     words += ["scheduler.reduction_factor=2", f"sweep.name=asha-{fidelity}", "sweep.num_trials=10"]
     result = launch(make_config(root, *words))
     rows = result.study.rows()
@@ -166,25 +187,6 @@ def test_one_ctrl_c_stops_cleanly_and_resume_runs_exactly_the_rest(root, capsys)
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_resuming_a_sweep_that_is_over_runs_nothing(root):
-    first = launch(make_config(root, "sweep.name=over", "sweep.num_trials=2"))
-    again = sweep.resume(root, "over")
-    assert [row.ended for row in again.study.rows()] == [row.ended for row in first.study.rows()]
-    assert not again.interrupted
-    assert again.best == first.best
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_a_name_that_is_taken_is_refused_and_nothing_changes(root):
-    config = make_config(root, "sweep.name=taken", "sweep.num_trials=2")
-    launch(config)
-    before = sorted(path.name for path in root.iterdir())
-    with pytest.raises(ConfigError, match=r"sweep.name=taken.*sweeps resume taken"):
-        launch(config)
-    assert sorted(path.name for path in root.iterdir()) == before
-
-
-@pytest.mark.usefixtures("ray_here")
 def test_a_demand_the_cluster_cannot_meet_starts_nothing(root):
     config = make_config(root, "sweep.name=greedy", "cluster.gpus_per_trial=64")
     with pytest.raises(ConfigError, match=r"cluster.gpus_per_trial=64"):
@@ -197,7 +199,6 @@ def test_an_unknown_sweep_lists_the_known(root):
         sweep.resume(root, "nope")
 
 
-@pytest.mark.slow
 def test_four_real_trials_are_read_back_from_mlflow_and_from_the_study(tmp_path):
     command = [sys.executable, "-m", "sweeps"]
     words = ["data=digits", "data.num_train=300", "training=fast", "scheduler=none"]
@@ -247,7 +248,6 @@ else:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.faults
 def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path):
     script = tmp_path / "driver.py"
@@ -290,13 +290,3 @@ def test_what_a_dead_driver_told_the_study_but_not_the_folder_is_caught_up(root)
     sweep.resume(root, "caught", StandInTrial)
     assert events.read_json(result.folder / "1" / "outcome.json")["state"] == "complete"
     assert len(read_runs(root, "caught")) == 5
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_a_plan_without_a_study_is_resumed_from_its_beginning(root, tmp_path):
-    result = launch(make_config(root, "sweep.name=early", "sweep.num_trials=2"))
-    (tmp_path / "early").mkdir()
-    shutil.copy(result.folder / "plan.yaml", tmp_path / "early")
-    again = sweep.resume(tmp_path, "early", StandInTrial)
-    assert study_url(tmp_path) != study_url(root)
-    assert len(again.study.rows()) == 2
