@@ -231,6 +231,31 @@ def train(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> None:
 
 
 @main.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@_ROOT
+@_JSON
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The figure (PNG) instead of ROOT/compare-A-B.png.",
+)
+def compare(a: str, b: str, root: Path, as_json: bool, output: Path | None) -> None:
+    r"""Compare two sweeps, or two trials, at the same train FLOPs.
+
+    A and B are both SWEEP, or both SWEEP/NUMBER. Trials of a sweep that differ in their seed alone are
+    compared seed by seed:
+
+    \b
+        sweeps compare tpe-7f3a random-02bc
+        sweeps compare grow-7f3a/3 grow-7f3a/11
+    """
+    from sweeps import commands
+
+    click.echo(commands.compare(root, a, b, output, as_json))
+
+
+@main.command()
 @_SWEEP
 @_ROOT
 @click.option("--port", default=5000, show_default=True, help="Of 127.0.0.1.")

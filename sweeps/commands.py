@@ -123,6 +123,27 @@ def export(root: Path, name: str, number: int | None, save: str | None, folder: 
     )
 
 
+def compare(root: Path, a: str, b: str, output: Path | None, as_json: bool) -> str:
+    """Two sweeps or two trials at the same train FLOPs; writes a figure to `output`.
+
+    Args:
+        root: storage root of both.
+        a: `SWEEP`, or `SWEEP/NUMBER`.
+        b: of the same kind.
+        output: the PNG file; None: compare-A-B.png under `root`.
+        as_json: every number, for scripts.
+    """
+    from sweeps import compare as comparing
+
+    first, second = comparing.read(root, a, b)
+    found = comparing.compare(first, second)
+    path = output or root / f"compare-{a}-{b}.png".replace("/", "-")
+    comparing.figure(first, second, found, path)
+    if as_json:
+        return _json({**asdict(found), "ahead": found.ahead, "figure": str(path)})
+    return "\n".join([*comparing.table(found), f"figure: {path}"])
+
+
 def train(config: SweepConfig) -> list[str]:
     """Train one configuration here, and compare it with what its best file recorded.
 
