@@ -11,8 +11,8 @@ stand the figures the notebook published for its own machine (Conv2d(8, 7, 2), b
 from __future__ import annotations
 
 import argparse
+import ctypes
 import itertools
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,19 +86,19 @@ def grouped_correlation_form(conv: nn.Conv2d) -> Form:
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> float:
-    """Median processor time of a call, after one to warm up; it bears a busy machine better than a clock."""
+    """Least processor time of a call, after one to warm up: other work on the machine only adds to it."""
     call()
     times = []
     for _ in range(repeats):
         start = time.process_time()
         call()
         times.append(1e3 * (time.process_time() - start))
-    return statistics.median(times)
+    return min(times)
 
 
 @torch.no_grad()
 def bench_strengths() -> None:
-    print("strength of every connection, ms (median); 32 x 32 images, no padding\n")
+    print("strength of every connection, ms (least of several); 32 x 32 images, no padding\n")
     print(f"{'layer':<22}{'form':<44}{'ms':>10}{'x faster':>10}{'x forward':>10}{'published':>12}")
     for channels, kernel, batch, fast in ((3, 5, 4, 300), (64, 3, 2, 100), (64, 3, 4, 20)):
         outputs = 6 if channels == 3 else 64
@@ -115,7 +115,7 @@ def bench_strengths() -> None:
             _agree(grouped(x, y) / geometry.num_terms(y), direct)
             baseline = milliseconds(lambda f=grouped, x=x, y=y: f(x, y), slow)
             one_by_one = single_form(conv)
-            single = milliseconds(lambda f=one_by_one, x=x, y=y: f(x, y), 3 if slow > 1 else 1)
+            single = milliseconds(lambda f=one_by_one, x=x, y=y: f(x, y), 3)
             ours = milliseconds(lambda g=geometry, x=x, y=y: coactivation(g, x, y), fast)
             _line(name, "notebook: one convolution per connection", single, None, forward, "9.64")
             _line(name, "notebook: grouped convolution", baseline, None, forward, "0.326")
@@ -155,6 +155,7 @@ def bench_memory() -> None:
     y = conv(x)
     geometry = ConvGeometry.of(conv)
     for strength in (coactivation, correlation, pooled_correlation):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what earlier work freed, or the peak hides in it
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
         before = _memory_mib("VmRSS")
         strength(geometry, x, y)
@@ -177,7 +178,7 @@ def _training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def _interleaved(first: Callable[[], None], second: Callable[[], None], rounds: int) -> tuple[float, float]:
-    """Mean time of a step of each, ms, measured in turns so that a busy machine slows both alike."""
+    """Time of a step of each, ms: the least mean over 20 steps, measured in turns."""
     times: tuple[list[float], list[float]] = ([], [])
     first(), second()
     for _ in range(rounds):
@@ -186,7 +187,7 @@ def _interleaved(first: Callable[[], None], second: Callable[[], None], rounds: 
             for _ in range(20):
                 step()
             kept.append(50 * (time.process_time() - start))
-    return statistics.median(times[0]), statistics.median(times[1])
+    return min(times[0]), min(times[1])
 
 
 def bench_layer() -> None:

@@ -90,7 +90,7 @@ class ConvGeometry:
         # A convolution pads with zeros, alike on both sides; other padding is written out.
         if self.padding_mode != "zeros" or top != bottom or left != right:
             x, padding = self._padded(x), (0, 0)
-        gradient: Tensor = torch.ops.aten.convolution_backward(
+        gradient: Tensor = torch.ops.aten.convolution_backward.default(
             y,
             x,
             # Only the shape of the weight is read.

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from growcore.sparse import DSConv2d, DSLinear
-from growcore.sparse.export import bake, plain, two_of_four
+from growcore.sparse.export import (
+    bake,
+    plain,
+    two_of_four,
+    without_features,
+    without_inputs,
+    without_outputs,
+)
 
 torch.set_num_threads(1)
 
@@ -155,3 +162,20 @@ def test_a_2_of_4_mask_keeps_the_two_largest_of_each_four_inputs():
     assert layer.density == 0.5
     with pytest.raises(ValueError, match=r"multiple of 4 inputs.*got 27"):
         two_of_four(torch.randn(2, 3, 3, 3))
+
+
+def test_neurons_cut_out_by_hand_leave_the_function_of_the_others():
+    torch.manual_seed(0)
+    producer, norm, consumer = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(4 * 16, 3)
+    trained(nn.Sequential(norm))
+    keep = torch.tensor([True, False, True, True])
+    x = torch.randn(2, 2, 6, 6)
+    hidden = norm(producer(x)) * keep[:, None, None]
+    expected = consumer(hidden.flatten(1))
+    without_outputs(producer, keep)
+    without_features(norm, keep)
+    without_inputs(consumer, keep)
+    assert (producer.out_channels, norm.num_features, consumer.in_features) == (3, 3, 48)
+    torch.testing.assert_close(consumer(norm(producer(x)).flatten(1)), expected)
+    with pytest.raises(ValueError, match=r"grouped convolution.*groups=2"):
+        without_outputs(nn.Conv2d(2, 4, 1, groups=2), keep)
