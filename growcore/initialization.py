@@ -153,6 +153,17 @@ def activation_gain(activation: Activation | ActivationFunction) -> float:
     return 1 / math.sqrt(gaussian_moments(activation, 1.0).second)
 
 
+def input_gain(scheme: str, activation: Activation) -> float:
+    """Factor on the first layer's weights: with `critical` it puts K at its fixed point at once.
+
+    Inputs of mean square 1 give the first layer K = C_W. Where the fixed point is one of a kind (GELU,
+    sigmoid) the other layers would need many to reach it; elsewhere, and for other schemes, it is 1.
+    """
+    if scheme != "critical":
+        return 1.0
+    return math.sqrt(critical_point(activation).K or 1.0)
+
+
 def weight_std(
     fan_in: int,
     scheme: str,

@@ -28,7 +28,7 @@ from growcore.config import (
     TrialConfig,
 )
 from growcore.growth import GrowingModule, LinearGrowingModule, RestrictedConv2dGrowingModule
-from growcore.initialization import draw_weights, initialize
+from growcore.initialization import draw_weights, initialize, input_gain
 from growcore.registry import find
 from growcore.sparse import PRUNE_DIMS, DSConv2d, DSLinear, SparseSettings
 
@@ -219,12 +219,13 @@ def _sparse_settings(pruning: PruningConfig) -> SparseSettings:
 def initialize_weights(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
     """Draw linear and convolution layers by `model.init`, scaled by `model.init_gain`; biases become 0."""
     activation = Activation.identity  # the images have passed through none
+    gain = config.init_gain * input_gain(config.init.value, config.activation)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            initialize(module, config.init.value, activation, config.init_gain, generator)
+            initialize(module, config.init.value, activation, gain, generator)
             if isinstance(module, DSConv2d | DSLinear):
-                module.weight_init = WeightLaw(config.init, activation, config.init_gain)
-            activation = config.activation
+                module.weight_init = WeightLaw(config.init, activation, gain)
+            activation, gain = config.activation, config.init_gain
 
 
 def resize(model: nn.Module, target_widths: Mapping[str, int]) -> None:

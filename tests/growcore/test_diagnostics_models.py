@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from growcore.config import (
     Activation,
     DataConfig,
+    Initialization,
     ModelConfig,
     Normalization,
     PruningConfig,
@@ -24,6 +25,7 @@ from growcore.diagnostics import (
     preflight,
     sample_model_preactivations,
 )
+from growcore.initialization import critical_point
 from growcore.models import build
 
 SHAPES = {"mlp": (1, 8, 8), "conv": (3, 12, 12)}
@@ -51,6 +53,20 @@ def batch(name: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("pruning", PruningMethod)
 def test_a_model_as_configured_by_default_gives_no_finding(name, normalization, pruning) -> None:
     assert preflight(model_of(name, normalization=normalization, pruning=pruning), *batch(name)) == []
+
+
+@pytest.mark.parametrize("activation", [Activation.gelu, Activation.sigmoid])
+@pytest.mark.parametrize("pruning", [PruningMethod.none, PruningMethod.random])
+def test_a_critical_model_puts_the_variance_at_its_fixed_point_from_the_first_layer(activation, pruning):
+    K = critical_point(activation).K
+    law = {"pruning": pruning, "activation": activation, "init": Initialization.critical}
+    layers = [measure_signal(model_of("mlp", seed=seed, **law), *batch("mlp")) for seed in range(40)]
+    first = [signals[0] for signals in layers]
+    mean_square = sum(s.output_square for s in first) / len(first)
+    assert mean_square == pytest.approx(K * first[0].input_square, rel=0.1)
+    for index in range(1, 5):
+        deeper = sum(signals[index].output_square for signals in layers) / len(layers)
+        assert deeper == pytest.approx(K, rel=0.25)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -18,6 +18,7 @@ from growcore.initialization import (
     critical_point,
     gaussian_moments,
     initialize,
+    input_gain,
     layer_fans,
     parallel_susceptibility,
     perpendicular_susceptibility,
@@ -231,3 +232,11 @@ def test_xavier_needs_both_fans_and_fans_are_counts() -> None:
         weight_std(3, "xavier_normal", Activation.relu)
     with pytest.raises(ValueError, match=r"at least 1; got fan_in=0, fan_out=None"):
         weight_std(0, "kaiming_normal", Activation.relu)
+
+
+@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_only_a_fixed_point_of_its_own_changes_the_first_layer(scheme: str, activation: Activation) -> None:
+    has_its_own = scheme == "critical" and activation in (Activation.gelu, Activation.sigmoid)
+    expected = math.sqrt(critical_point(activation).K) if has_its_own else 1.0
+    assert input_gain(scheme, activation) == pytest.approx(expected, rel=1e-12)
