@@ -1,5 +1,7 @@
 """Time of growth statistics and solutions beside the gromo package: one thread, medians, same inputs.
 
+Times are processor time, so that other processes on the machine count less; both sides alternate.
+
     python scripts/bench_growth.py              all rows
     python scripts/bench_growth.py restricted   one of: restricted full linear
 
@@ -12,6 +14,7 @@ Memory is the peak of the process above what it held before the row.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import time
 import warnings
@@ -37,19 +40,27 @@ FEATURES, ROWS = 512, 1024
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median wall time; with several repeats after one run that does not count."""
-    if repeats > 1:
-        function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    """Median processor time, after one run that does not count."""
+    return both_seconds(function, lambda: None, repeats)[0]
+
+
+def both_seconds(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int, warm_up: bool = True
+) -> tuple[float, float]:
+    """Median processor times of two functions that take turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats + int(warm_up)):
+        for function, found in zip((ours, theirs), times, strict=True):
+            start = time.process_time()
+            function()
+            if turn or not warm_up:
+                found.append(time.process_time() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def peak_mebibytes(function: Callable[[], object]) -> float:
     """Peak of resident memory during the call above that before it (Linux)."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory would hide what the call needs
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     function()
@@ -115,21 +126,24 @@ def bench_conv(kind: str) -> None:
             ]
 
     memory_a = peak_mebibytes(row_a)
-    found: list[Tensor] = []
-    time_a = seconds(lambda: found.__setitem__(slice(None), row_a()), 5)
 
     def update_b() -> None:
         for statistic in mine._all_statistics():
             statistic.updated = False
         mine.update_computation()
 
+    # One turn of the full convolution takes gromo most of a minute, so there is only one, unwarmed.
+    once = kind == "full"
+    reference: list[Tensor] = []
+
+    def their_row() -> None:
+        reference[:] = their_statistics(other, kind)
+
+    time_a, theirs_time = both_seconds(row_a, their_row, 1 if once else 5, warm_up=not once)
+    if once:
+        time_a = seconds(row_a, 5)
     time_b = seconds(update_b, 3)
-    repeats = 3 if kind == "restricted" else 1
-    with torch.no_grad():
-        reference: list[Tensor] = []
-        theirs_time = seconds(
-            lambda: reference.__setitem__(slice(None), their_statistics(other, kind)), repeats
-        )
+    found = row_a()
     delta = mine.delta_raw
     S, M, M_prev, C, S_growth = reference
     if kind == "restricted":
@@ -145,6 +159,7 @@ def bench_conv(kind: str) -> None:
     print(f"  forward and backward of the pair: {1e3 * passes:.0f} ms", flush=True)
 
 
+@torch.no_grad()
 def their_statistics(module: object, kind: str) -> list[Tensor]:
     S_growth = module.compute_s_growth_update if kind == "full" else module.previous_module.compute_s_update
     updates = (
@@ -189,22 +204,17 @@ def bench_linear() -> None:
         other.tensor_s_growth,
     ]
     name = f"linear {FEATURES}->{FEATURES}, batch {ROWS}"
-    report(
-        f"C {name}, statistics",
-        seconds(update(mine, mine._all_statistics()), 15),
-        seconds(update(other, others), 15),
-        "with C",
-    )
+    turns = both_seconds(update(mine, mine._all_statistics()), update(other, others), 25)
+    report(f"C {name}, statistics", *turns, "with C")
     decreases = (mine.compute_optimal_delta()[2], other.compute_optimal_delta()[2])
-    report(
-        f"C {name}, delta",
-        seconds(mine.compute_optimal_delta, 15),
-        seconds(other.compute_optimal_delta, 15),
-        f"difference of d {relative_difference(*decreases):.1e}",
-    )
+    turns = both_seconds(mine.compute_optimal_delta, other.compute_optimal_delta, 25)
+    report(f"C {name}, delta", *turns, f"difference of d {relative_difference(*decreases):.1e}")
     thresholds = (1e-10, 1e-5, None)
-    ours_time = seconds(lambda: mine.compute_optimal_added_parameters(*thresholds), 9)
-    theirs_time = seconds(lambda: other._compute_optimal_added_parameters(*thresholds), 9)
+    ours_time, theirs_time = both_seconds(
+        lambda: mine.compute_optimal_added_parameters(*thresholds),
+        lambda: other._compute_optimal_added_parameters(*thresholds),
+        9,
+    )
     difference = relative_difference(mine.eigenvalues_extension, other.eigenvalues_extension)
     report(f"C {name}, neurons", ours_time, theirs_time, f"difference of lambda {difference:.1e}")
     passes = seconds(lambda: forward_backward(pairs[0], x), 9)

@@ -86,15 +86,16 @@ class ExtendingModule(CollectingModule):
                 becomes the delta. Yuan et al. 2023, arXiv:2306.12700.
 
         Raises:
-            ValueError: an unknown name, a size below 1, or no previous module.
+            ValueError: an unknown name, a size below 1, sizes that do not belong together, or no previous
+                module.
         """
         previous = self.previous_extending()
-        self.check_pair()
         draw_out, draw_in = initializer(output_extension_init), initializer(input_extension_init)
         size_out = extension_size if output_extension_size is None else output_extension_size
         size_in = extension_size if input_extension_size is None else input_extension_size
         _check_size(size_out)
         _check_size(size_in)
+        self.check_extension_sizes(size_out, size_in)
         previous.create_layer_out_extension(size_out)
         self.create_layer_in_extension(size_in)
         out_layer, in_layer = previous.extended_output_layer, self.extended_input_layer
@@ -109,6 +110,15 @@ class ExtendingModule(CollectingModule):
         self.extension_moments = self.measured_moments()
         if variance_transfer:
             self._transfer_variance(size_in)
+
+    def check_extension_sizes(self, output_size: int, input_size: int) -> None:
+        """Raise a ValueError where so many new outputs before do not make so many new inputs here."""
+        self.check_pair()
+        if output_size != input_size:
+            raise ValueError(
+                f"Every new neuron before {self.name} is one new input of it; got "
+                f"output_extension_size={output_size}, input_extension_size={input_size}."
+            )
 
     def _transfer_variance(self, num_new: int) -> None:
         assert self.extended_input_layer is not None

@@ -80,6 +80,24 @@ class LinearGrowingModule(GrowingModule):
                 f"{previous.weight.shape[0]} outputs."
             )
 
+    def check_extension_sizes(self, output_size: int, input_size: int) -> None:
+        """Raise a ValueError where so many new outputs before do not make so many new inputs here.
+
+        Behind a flattened convolution every channel makes one input per position of its map.
+        """
+        before = self.require_previous().weight
+        if before.ndim == 2:
+            super().check_extension_sizes(output_size, input_size)
+            return
+        channels = before.shape[0]
+        num_positions = self.in_features // max(channels, 1)
+        if channels * num_positions != self.in_features or input_size != output_size * num_positions:
+            raise ValueError(
+                f"{self.name} reads {self.in_features} inputs of {channels} flattened channels, so "
+                f"input_extension_size must be {num_positions} times output_extension_size; got "
+                f"output_extension_size={output_size}, input_extension_size={input_size}."
+            )
+
     @property
     def input_extended(self) -> Tensor:
         """(N, ..., in + 1) the stored input with ones at the end; (N, ..., in) without a bias."""

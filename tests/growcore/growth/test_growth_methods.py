@@ -3,7 +3,7 @@ import torch
 from growth_networks import chain, chain_extended, conv_pair, gather, linear_pair
 from torch import nn
 
-from growcore.growth import FullConv2dGrowingModule, GrowingGroupNorm, GrowingLayerNorm
+from growcore.growth import FullConv2dGrowingModule, GrowingGroupNorm, GrowingLayerNorm, LinearGrowingModule
 from growcore.growth.initialization import known_inits
 
 
@@ -158,3 +158,21 @@ def test_gradmax_neurons_before_a_relu_get_a_gradient(bias):
     torch.testing.assert_close(after, before, rtol=0.05, atol=0.05 * before.abs().mean().item())
     after.square().sum().backward()
     assert (first.weight.grad[3:].abs().sum(1) > 0).all()
+
+
+def test_a_linear_layer_behind_a_flattened_convolution_gains_one_input_per_position():
+    first = FullConv2dGrowingModule(
+        2, 3, 3, padding=1, post_layer_function=nn.Sequential(nn.ReLU(), nn.Flatten())
+    )
+    second = LinearGrowingModule(3 * 16, 5, previous_module=first)
+    x = torch.randn(4, 2, 4, 4)
+    second.create_layer_extensions(2, input_extension_size=32)
+    second.set_scaling_factor(0.5)
+    expected = chain_extended([first, second], x)
+    second.apply_change()
+    torch.testing.assert_close(chain([first, second], x), expected)
+    assert (first.out_channels, second.in_features) == (5, 80)
+    with pytest.raises(ValueError, match=r"must be 16 times output_extension_size; got .*=2, .*=31"):
+        second.create_layer_extensions(2, input_extension_size=31)
+    with pytest.raises(ValueError, match=r"is one new input of it; got output_extension_size=1"):
+        linear_pair()[1].create_layer_extensions(2, output_extension_size=1)
