@@ -59,7 +59,7 @@ def open_tracking(uri: str, experiment: str, root: Path) -> Tracking:
     Raises:
         ConfigError: nothing answers at `uri`, or it is the deprecated file store.
     """
-    _probe(uri)
+    probe(uri)
     try:
         client = _client(uri)
         # The first call creates the schema of a fresh database: once, here, before anyone else opens it.
@@ -74,7 +74,8 @@ def open_tracking(uri: str, experiment: str, root: Path) -> Tracking:
     return Tracking(uri=uri, experiment_id=created)
 
 
-def _probe(uri: str) -> None:
+def probe(uri: str) -> None:
+    """Raise ConfigError within seconds where nothing answers at `uri`; imports no MLflow."""
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme in ("", "file"):
         raise ConfigError(

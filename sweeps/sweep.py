@@ -148,6 +148,7 @@ class _Run:
     def start(self, *, is_new: bool) -> Result:
         self._root.mkdir(parents=True, exist_ok=True)
         uri = self._config.tracking.uri or records.default_uri(self._root)
+        records.probe(uri)
         _check_data(self._config.trial)
         study = None if is_new else self._study()
         done = [] if study is None else [r for r in study.rows() if r.state is not TrialState.running]

@@ -194,3 +194,12 @@ def test_a_database_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "missing").touch()
     with pytest.raises(ConfigError, match=r"tracking.uri=sqlite.*does not answer"):
         records.open_tracking(uri, "growsweep", tmp_path)
+
+
+def test_a_launch_whose_store_does_not_answer_starts_nothing(tmp_path):
+    from sweeps import compose, sweep
+
+    config = compose.load(["tracking.uri=http://127.0.0.1:9", f"storage.root={tmp_path / 'runs'}"])
+    with pytest.raises(ConfigError, match=r"tracking.uri=http://127.0.0.1:9 does not answer"):
+        sweep.launch(config, "s", ["sweeps", "launch"])
+    assert list((tmp_path / "runs").iterdir()) == []
