@@ -19,7 +19,8 @@ from torch import Tensor
 
 from growcore.config import PruningScope
 
-# Dimensions of the weight whose every combination of indices is a scope of its own.
+# Dimensions of the weight whose every combination of indices is a scope of its own; the scope that spans
+# all layers has none and is ranked by `rank_globally`.
 PRUNE_DIMS: Mapping[PruningScope, tuple[int, ...]] = {
     PruningScope.filter: (0, 1),
     PruningScope.channel: (0,),

@@ -84,7 +84,7 @@ def test_a_global_ranking_ranks_the_layers_as_one():
 
 
 def test_the_configured_scopes_are_filters_channels_and_layers():
-    sizes = {scope: scope_size((6, 3, 5, 5), PRUNE_DIMS[scope]) for scope in PruningScope}
+    sizes = {scope: scope_size((6, 3, 5, 5), dims) for scope, dims in PRUNE_DIMS.items()}
     assert sizes == {PruningScope.filter: 25, PruningScope.channel: 75, PruningScope.layer: 450}
 
 
