@@ -17,7 +17,7 @@ from growcore.growth.links import GrowsReaders, LinkedModule
 from growcore.growth.normalization import check_growable, derivative_at_zero, grow_function
 from growcore.growth.proposal import GrowthProposal
 from growcore.growth.resizing import ConnectionState as ConnectionState
-from growcore.growth.resizing import ResizableModule
+from growcore.growth.resizing import MaskedConnections, ResizableModule
 from growcore.growth.snapshot import set_proposal, take_proposal
 
 
@@ -92,6 +92,8 @@ class GrowingModule(ResizableModule):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """The step of the layer's own weights that decreases the loss fastest: delta = (S^-1 M)^T.
 
+        Pruned connections of a layer with a mask take no part in the step.
+
         Args:
             update: whether optimal_delta_layer and parameter_update_decrease are set.
             dtype: precision of the solution.
@@ -104,12 +106,23 @@ class GrowingModule(ResizableModule):
         self.delta_raw, decrease = solve.optimal_delta(
             self.tensor_s(), self.tensor_m(), dtype, force_pseudo_inverse, relative_ridge
         )
+        if isinstance(self.layer, MaskedConnections):
+            self.delta_raw, decrease = self._alive(self.delta_raw, self.layer.mask)
         weight, bias = self._split_bias(self.delta_raw, self.use_bias)
         weight = weight.reshape(self.weight.shape)
         if update:
             self.optimal_delta_layer = self.layer_of_tensor(weight, bias)
             self.parameter_update_decrease = decrease
         return weight, bias, decrease
+
+    def _alive(self, delta: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The part of delta a layer with pruned connections can take, and the decrease it brings."""
+        alive = torch.ones_like(delta)
+        alive[:, : self.in_fan] = mask.flatten(1).to(delta)
+        delta = delta * alive
+        decrease = (self.tensor_m() * delta.T).sum()
+        # Part of an optimal step may point uphill; then no step is better.
+        return (delta, decrease) if decrease > 0 else (torch.zeros_like(delta), torch.zeros_like(decrease))
 
     def compute_optimal_added_parameters(
         self,

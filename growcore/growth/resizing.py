@@ -18,6 +18,13 @@ class ConnectionState(Protocol):
         """Called after the weight was replaced by a larger one: extend what is kept per connection."""
 
 
+@runtime_checkable
+class MaskedConnections(Protocol):
+    """A layer whose pruned connections act as zero whatever the weight holds."""
+
+    mask: Tensor  # bool, shaped like the weight; False is pruned
+
+
 def replace_parameters(layer: nn.Linear | nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
     """Give the layer new parameters and the sizes they imply; a bias that is its own already stays."""
     layer.weight = nn.Parameter(weight.detach(), requires_grad=layer.weight.requires_grad)

@@ -432,6 +432,9 @@ class MaskedLinear(nn.Linear):
         super().__init__(*sizes)
         self.register_buffer("mask", torch.ones_like(self.weight))
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight * self.mask, self.bias)
+
     def connections_grown(self) -> None:
         mask = torch.ones_like(self.weight)
         mask[: self.mask.shape[0], : self.mask.shape[1]] = self.mask
@@ -449,3 +452,47 @@ def test_a_layer_with_state_per_connection_extends_it():
     assert second.layer.mask.shape == (3, 6)
     with pytest.raises(ValueError, match=r"layer must have \(in, out, bias\) = \(2, 2, True\)"):
         LinearGrowingModule(2, 2, layer=nn.Linear(3, 2))
+
+
+def test_pruned_connections_take_no_part_in_the_optimal_step():
+    first = LinearGrowingModule(8, 4)
+    second = LinearGrowingModule(4, 3, layer=MaskedLinear(4, 3), previous_module=first)
+    second.layer.mask.copy_(torch.rand(3, 4) > 0.4)
+    modules = [first.double(), second.double()]
+    x = torch.randn(60, 8, dtype=torch.float64)
+    gather(modules, [second], [x])
+    second.compute_optimal_updates(dtype=torch.float64, maximum_added_neurons=2, use_projected_gradient=False)
+    assert not second.optimal_delta_layer.weight[second.layer.mask == 0].any()
+    second.set_scaling_factor(1e-4)
+    slope = (double_well(chain(modules, x)) - double_well(chain_extended(modules, x))).item() / 60 / 1e-8
+    assert slope == pytest.approx(second.first_order_improvement.item(), rel=1e-4)
+    second.set_scaling_factor(0.5)
+    expected = chain_extended(modules, x)
+    second.apply_change()
+    torch.testing.assert_close(chain(modules, x), expected)
+    assert not second.layer.mask.all()
+
+
+class Gain(nn.Module):
+    """A user's own function with a value per channel."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.rand(size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gain
+
+    def grow(self, num_new: int) -> None:
+        self.gain = nn.Parameter(torch.cat([self.gain.detach(), torch.ones(num_new)]))
+
+
+def test_a_function_of_the_users_own_grows_by_its_method():
+    first, second = linear_pair((8, 4, 3), nn.Sequential(Gain(4), nn.Tanh()))
+    modules, x = [first, second], torch.randn(30, 8)
+    gather(modules, [second], [x])
+    second.compute_optimal_updates(maximum_added_neurons=2)
+    second.set_scaling_factor(0.5)
+    expected = chain_extended(modules, x)
+    second.apply_change()
+    torch.testing.assert_close(chain(modules, x), expected)
