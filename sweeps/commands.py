@@ -30,7 +30,7 @@ def closing(result: Result) -> list[str]:
     name = result.study.name
     took = f"{leaderboard.duration(result.seconds)}, {result.num_slots} slots {result.busy:.0%} busy training"
     lines = ["", f"{name}  {leaderboard.counts(result.study)}    {took}"]
-    lines += leaderboard.table(result.study, limit=_MAX_ROWS, width=_width())
+    lines += leaderboard.table(result.study, _MAX_ROWS, _width(), result.folder)
     if result.best is not None:
         path = _relative(result.best)
         lines.append(f"best: {path}     rerun: sweeps train best={path}")
@@ -87,10 +87,13 @@ def show(root: Path, name: str, as_json: bool) -> str:
             "metric": study.metric,
             "command": plan["command"],
             "commit": plan["commit"],
-            "trials": [asdict(e) for e in leaderboard.entries(study)],
+            "trials": [asdict(e) for e in leaderboard.entries(study, root / name)],
         }
         return _json(values)
-    lines = [f"{name}  {leaderboard.counts(study)}", *leaderboard.table(study, width=_width())]
+    lines = [
+        f"{name}  {leaderboard.counts(study)}",
+        *leaderboard.table(study, width=_width(), folder=root / name),
+    ]
     return "\n".join([*lines, f"launched {plan['created']} by: {plan['command']}"])
 
 

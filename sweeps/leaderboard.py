@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from sweeps.search import Study, TrialRow, TrialState
+from sweeps import events
+from sweeps.search import Outcome, Study, TrialRow, TrialState
 
 _LABELS = {"val/accuracy": "val acc", "val/loss": "val loss", "train/loss": "train loss"}
 
@@ -34,15 +36,40 @@ class Entry:
         return f"{self.num_grown}+ {self.num_pruned}-"
 
 
-def entries(study: Study) -> list[Entry]:
-    """Complete trials best first, then those stopped early, those that run, those that failed."""
+def entries(study: Study, folder: Path | None = None) -> list[Entry]:
+    """Complete trials best first, then those stopped early, those that run, those that failed.
+
+    Args:
+        study: whose trials.
+        folder: of the sweep; trials that run then show their newest report.
+    """
     by_state = {state: [r for r in study.rows() if r.state is state] for state in TrialState}
+    if folder is not None:
+        running = by_state[TrialState.running]
+        by_state[TrialState.running] = [_reported(row, study.metric, folder) for row in running]
     ordered = study.rank() + [
         row
         for state in (TrialState.stopped, TrialState.running, TrialState.failed)
         for row in by_state[state]
     ]
     return [entry(row) for row in ordered]
+
+
+def _reported(row: TrialRow, metric: str, folder: Path) -> TrialRow:
+    """A running trial with what its folder says of it; the study hears of it when it ends."""
+    reports = events.reports(folder / str(row.number))
+    if not reports:
+        return row
+    last = reports[-1]
+    kinds = [edit["kind"] for report in reports for edit in report["edits"]]
+    outcome = Outcome(
+        metrics=last["metrics"],
+        step=last["step"],
+        epoch=last["epoch"],
+        num_grown=kinds.count("grow"),
+        num_pruned=kinds.count("prune"),
+    )
+    return replace(row, outcome=outcome, value=last["metrics"].get(metric))
 
 
 def entry(row: TrialRow) -> Entry:
@@ -64,15 +91,18 @@ def entry(row: TrialRow) -> Entry:
     )
 
 
-def table(study: Study, limit: int | None = None, width: int | None = None) -> list[str]:
+def table(
+    study: Study, limit: int | None = None, width: int | None = None, folder: Path | None = None
+) -> list[str]:
     """The leaderboard as lines of text.
 
     Args:
         study: whose trials.
         limit: at most so many trials; None: all.
         width: characters a line may have; None: any number.
+        folder: as in `entries`.
     """
-    listed = entries(study)
+    listed = entries(study, folder)
     shown = listed if limit is None else listed[:limit]
     heads = ["#", label(study.metric), "test acc", "params", "non-zero", "train GFLOP", "edits"]
     heads.append("what was chosen")
@@ -87,7 +117,7 @@ def _cells(e: Entry) -> list[str]:
     remark = {
         "stopped": f"stopped at epoch {e.epoch:g}: ",
         "failed": f"failed: {e.reason}; ",
-        "running": "running: ",
+        "running": f"running, epoch {e.epoch:g}: ",
     }
     return [
         str(e.number),

@@ -112,7 +112,7 @@ def open_study(root: Path, name: str) -> Study:
     if not (root / "optuna.db").is_file():
         raise ConfigError(f"No sweeps under {root}. Start one with `sweeps launch`, or name the folder.")
     try:
-        return Study.load(study_url(root), name)
+        return Study.load(study_url(root), name, SamplerSettings(name="random"))  # it is only read
     except KeyError as error:
         raise ConfigError(str(error.args[0])) from None
 

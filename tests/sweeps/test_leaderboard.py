@@ -6,6 +6,7 @@ import pytest
 from stand_in import RANDOM, LearningRates
 
 from sweeps import leaderboard
+from sweeps.events import EventWriter
 from sweeps.search import Outcome, Study, study_url
 
 
@@ -61,3 +62,12 @@ def test_durations_are_said_as_people_say_them(seconds, said):
 def test_choices_are_named_by_their_value_and_numbers_by_their_key():
     chosen = leaderboard.chosen({"growth": "tiny", "pruning.k1": 0.31415, "growth.num_neurons": 4})
     assert chosen == "tiny, k1 0.314, num_neurons 4"
+
+
+def test_a_running_trial_shows_its_newest_report(study, tmp_path):
+    edit = {"kind": "grow"}
+    for epoch, accuracy in ((1, 0.3), (2, 0.6)):
+        report = {"step": epoch, "epoch": epoch, "metrics": {"val/accuracy": accuracy}, "edits": [edit]}
+        EventWriter(tmp_path / "4").write("report", report)
+    (running,) = [e for e in leaderboard.entries(study, tmp_path) if e.state == "running"]
+    assert (running.number, running.value, running.epoch, running.edits) == (4, 0.6, 2, "2+ 0-")
