@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeps import best, leaderboard
+from sweeps import best, events, leaderboard
 from sweeps.config import ConfigError, SweepConfig
 from sweeps.search import TrialState, list_studies, study_url
 from sweeps.sweep import Result, open_study, read_plan
@@ -30,7 +30,7 @@ def closing(result: Result) -> list[str]:
     name = result.study.name
     took = f"{leaderboard.duration(result.seconds)}, {result.num_slots} slots {result.busy:.0%} busy training"
     lines = ["", f"{name}  {leaderboard.counts(result.study)}    {took}"]
-    lines += leaderboard.table(result.study, _MAX_ROWS, _width(), result.folder)
+    lines += leaderboard.table(result.study, _MAX_ROWS, _width(), _reports(result.folder))
     if result.best is not None:
         path = _relative(result.best)
         lines.append(f"best: {path}     rerun: sweeps train best={path}")
@@ -87,7 +87,7 @@ def show(root: Path, name: str, as_json: bool) -> str:
             "metric": study.metric,
             "command": plan["command"],
             "commit": plan["commit"],
-            "trials": [asdict(e) for e in leaderboard.entries(study, root / name)],
+            "trials": [asdict(e) for e in leaderboard.entries(study, _reports(root / name))],
         }
         return _json(values)
     lines = [
@@ -229,6 +229,10 @@ def _await(url: str, server: subprocess.Popen[bytes]) -> None:
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _reports(folder: Path) -> leaderboard.Reports:
+    return lambda number: events.reports(folder / str(number))
 
 
 def _width() -> int | None:

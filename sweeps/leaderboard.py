@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from sweeps import events
 from sweeps.search import Outcome, Study, TrialRow, TrialState
+
+Reports = Callable[[int], list[dict[str, Any]]]
 
 _LABELS = {"val/accuracy": "val acc", "val/loss": "val loss", "train/loss": "train loss"}
 
@@ -36,17 +36,17 @@ class Entry:
         return f"{self.num_grown}+ {self.num_pruned}-"
 
 
-def entries(study: Study, folder: Path | None = None) -> list[Entry]:
+def entries(study: Study, reports: Reports | None = None) -> list[Entry]:
     """Complete trials best first, then those stopped early, those that run, those that failed.
 
     Args:
         study: whose trials.
-        folder: of the sweep; trials that run then show their newest report.
+        reports: those of a trial by its number; trials that run then show their newest.
     """
     by_state = {state: [r for r in study.rows() if r.state is state] for state in TrialState}
-    if folder is not None:
+    if reports is not None:
         running = by_state[TrialState.running]
-        by_state[TrialState.running] = [_reported(row, study.metric, folder) for row in running]
+        by_state[TrialState.running] = [_reported(row, study.metric, reports(row.number)) for row in running]
     ordered = study.rank() + [
         row
         for state in (TrialState.stopped, TrialState.running, TrialState.failed)
@@ -55,9 +55,8 @@ def entries(study: Study, folder: Path | None = None) -> list[Entry]:
     return [entry(row) for row in ordered]
 
 
-def _reported(row: TrialRow, metric: str, folder: Path) -> TrialRow:
-    """A running trial with what its folder says of it; the study hears of it when it ends."""
-    reports = events.reports(folder / str(row.number))
+def _reported(row: TrialRow, metric: str, reports: list[dict[str, Any]]) -> TrialRow:
+    """A running trial with what it reported; the study hears of it when it ends."""
     if not reports:
         return row
     last = reports[-1]
@@ -92,7 +91,7 @@ def entry(row: TrialRow) -> Entry:
 
 
 def table(
-    study: Study, limit: int | None = None, width: int | None = None, folder: Path | None = None
+    study: Study, limit: int | None = None, width: int | None = None, reports: Reports | None = None
 ) -> list[str]:
     """The leaderboard as lines of text.
 
@@ -100,9 +99,9 @@ def table(
         study: whose trials.
         limit: at most so many trials; None: all.
         width: characters a line may have; None: any number.
-        folder: as in `entries`.
+        reports: as in `entries`.
     """
-    listed = entries(study, folder)
+    listed = entries(study, reports)
     shown = listed if limit is None else listed[:limit]
     heads = ["#", label(study.metric), "test acc", "params", "non-zero", "train GFLOP", "edits"]
     heads.append("what was chosen")
