@@ -91,16 +91,49 @@ class PruningMethod(StrEnum):
     """What judges and changes connections while a network trains."""
 
     none = "none"
-    hebbian = "hebbian"
-    random = "random"
+    hebbian = "hebbian"  # the strongest k1 stay, those up to k2 restart, the rest go
+    hebbian_exchange = "hebbian_exchange"  # the weakest go, as many of the strongest inactive ones come
+    set = "set"  # the smallest weights go, as many come at random
+    rigl = "rigl"  # the smallest weights go, as many come by the gradient they would get
+    gradual = "gradual"  # the smallest weights go until `density` is reached; none comes back
+    random = "random"  # as hebbian, with random strengths
+    static = "static"  # random connections at `density` from the start, never changed
+
+
+class Strength(StrEnum):
+    """What the Hebbian methods judge a connection by."""
+
+    coactivation = "coactivation"
+    correlation = "correlation"
+    pooled_correlation = "pooled_correlation"
+    magnitude = "magnitude"
+    gradient = "gradient"
+    magnitude_x_coactivation = "magnitude_x_coactivation"
 
 
 class PruningScope(StrEnum):
-    """The set of connections that is ranked together."""
+    """The set of connections that is ranked together by the methods with k1 and k2."""
 
     filter = "filter"
     channel = "channel"
     layer = "layer"
+    all_layers = "global"
+
+
+class DensityAllocation(StrEnum):
+    """How `density` is shared out over layers."""
+
+    uniform = "uniform"
+    erk = "erk"  # Erdos-Renyi-Kernel: small layers stay denser
+
+
+class ScheduleShape(StrEnum):
+    """How a fraction moves from the first edit to the last."""
+
+    constant = "constant"
+    linear = "linear"
+    cubic = "cubic"
+    cosine = "cosine"
 
 
 class OptimizerName(StrEnum):
@@ -267,9 +300,16 @@ class PruningConfig:
     """When connections are judged, by what, and how many stay or restart."""
 
     method: PruningMethod = PruningMethod.none
-    scope: PruningScope = PruningScope.layer  # connections ranked together
+    strength: Strength = Strength.coactivation  # of hebbian and hebbian_exchange
+    scope: PruningScope = PruningScope.layer  # connections ranked together, by hebbian and random
     k1: float = 0.5  # fraction of a scope's connections that stays
     k2: float = 0.7  # fraction that is alive afterwards; the k2 - k1 between restart
+    density: float = 0.2  # share of connections alive, at last, for all but hebbian and random
+    allocation: DensityAllocation = DensityAllocation.erk  # of that density over layers
+    fraction: float = 0.3  # of the connections alive that set, rigl and hebbian_exchange exchange at a time
+    # From the first edit to the last: the fraction falls to 0, gradual's density to its end, and what hebbian
+    # and random prune rises from nothing. Constant: all of it each time.
+    schedule: ScheduleShape = ScheduleShape.constant
     activity_threshold: float = 0.5  # active means sigmoid(value) > threshold
     update_interval: int = 20  # training steps between two measurements of strength
     start_epoch: int = 1  # epochs before the first progression
@@ -287,6 +327,8 @@ class PruningConfig:
                 f"pruning.k1 must not exceed pruning.k2: the strongest k1 stay, the next k2 - k1 restart; "
                 f"got k1={self.k1}, k2={self.k2}. To restart none, set pruning.k2={self.k1}."
             )
+        require(0 < self.density <= 1, "pruning.density", self.density, "must lie in (0, 1]", "0.2")
+        require(0 <= self.fraction <= 1, "pruning.fraction", self.fraction, "must lie in [0, 1]", "0.3")
         require(
             0.5 <= self.activity_threshold < 1,
             "pruning.activity_threshold",

@@ -22,6 +22,7 @@ from growcore.config import DataConfig
 from growcore.registry import find
 
 TEST_FRACTION = 0.2  # of a data set that comes without a test part of its own
+SMALLEST_BATCH = 3  # images of a training batch
 NUM_SYNTHETIC = 2000  # images of the synthetic data set
 
 
@@ -208,12 +209,12 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of shuffled, augmented, normalised batches (float32 images, labels).
 
-    The last batch may be smaller; a last batch of one image is left out, because batch statistics
-    of one image do not exist.
+    The last batch may be smaller; one of fewer than `SMALLEST_BATCH` images is left out unless it is the
+    only one, because it gives no batch statistics or correlations.
     """
     order_N = torch.randperm(len(data.train), generator=generator, device=generator.device)
     for indices_B in torch.split(order_N, batch_size):
-        if len(indices_B) == 1 and len(order_N) > 1:
+        if len(indices_B) < min(SMALLEST_BATCH, len(order_N)):
             continue
         x_BCHW = augment(data.train.x_NCHW[indices_B], config.crop_padding, config.flip, generator)
         yield data.normalise(x_BCHW), data.train.y_N[indices_B]

@@ -83,7 +83,7 @@ class Editor:
         self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment
     ) -> list[EditRecord]:
         observations = observe_pruning(model, self.generator)
-        edits = policies.decide_pruning(observations, self.config.pruning, progress)
+        edits = policies.decide_pruning(observations, self.config.pruning, progress, self.generator)
         return moment.apply(edits, optimizer, self.generator)
 
     def _grow(

@@ -30,10 +30,13 @@ from growcore.config import (
 from growcore.growth import GrowingModule, LinearGrowingModule, RestrictedConv2dGrowingModule
 from growcore.initialization import draw_weights, initialize, input_gain
 from growcore.registry import find
-from growcore.sparse import PRUNE_DIMS, DSConv2d, DSLinear, SparseSettings
+from growcore.sparse import PRUNE_DIMS, DSConv2d, DSLinear, SparseSettings, allocate, random_mask
 
 ImageShape = tuple[int, int, int]  # channels, height, width
 SparseLayer = DSConv2d | DSLinear
+_SPARSE_FROM_THE_START = frozenset(
+    (PruningMethod.static, PruningMethod.set, PruningMethod.rigl, PruningMethod.hebbian_exchange)
+)
 _HEAD_GRID = 2  # the classifier of a GrowingConvNet sees this many pooled positions on each side
 
 
@@ -121,7 +124,9 @@ def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.
         model: nn.Module = builder(config.model, image_shape, num_classes)
     if config.pruning.method != PruningMethod.none:
         make_sparse(model, config.pruning)
-    initialize_weights(model, config.model, torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    initialize_weights(model, config.model, generator)
+    start_sparse(model, config.pruning, generator)
     return model
 
 
@@ -207,13 +212,29 @@ def make_sparse(model: nn.Module, pruning: PruningConfig) -> None:
 
 def _sparse_settings(pruning: PruningConfig) -> SparseSettings:
     return {
-        "strength": "random" if pruning.method == PruningMethod.random else "coactivation",
+        # What a method never looks at is not measured: `magnitude` costs nothing.
+        "strength": {
+            PruningMethod.hebbian: pruning.strength.value,
+            PruningMethod.hebbian_exchange: pruning.strength.value,
+            PruningMethod.random: "random",
+            PruningMethod.rigl: "gradient",
+        }.get(pruning.method, "magnitude"),
         "activity_threshold": pruning.activity_threshold,
         "k1": pruning.k1,
         "k2": pruning.k2,
-        "prune_dims": PRUNE_DIMS[pruning.scope],
+        "prune_dims": PRUNE_DIMS.get(pruning.scope, ()),
         "update_interval": pruning.update_interval,
     }
+
+
+def start_sparse(model: nn.Module, pruning: PruningConfig, generator: torch.Generator) -> None:
+    """Leave every sparse layer with random connections at `pruning.density`, where the method begins so."""
+    layers = list(sparse_layers(model).values())
+    if pruning.method not in _SPARSE_FROM_THE_START or not layers:
+        return
+    shares = allocate([layer.weight.shape for layer in layers], pruning.density, pruning.allocation.value)
+    for layer, num_alive in zip(layers, shares.num_alive, strict=True):
+        layer.start_sparse(random_mask(layer.weight.shape, num_alive, generator))
 
 
 def initialize_weights(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:

@@ -67,9 +67,9 @@ def observe_growth(
 
 
 def observe_pruning(model: nn.Module, generator: torch.Generator | None = None) -> list[PruneObservation]:
-    """What a progression by the strengths gathered so far would change, for every sparse layer."""
+    """The connections of every sparse layer and the strengths gathered so far (random ones: drawn now)."""
     return [
-        PruneObservation(name, layer.propose_progression(generator=generator))
+        PruneObservation(name, layer.strengths(generator), layer.masked_weight().detach(), layer.mask)
         for name, layer in sparse_layers(model).items()
     ]
 

@@ -9,9 +9,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from growcore.config import GrowthConfig, GrowthMethod, GrowthWhere, PruningConfig, PruningMethod
+import torch
+from torch import Tensor
+
+from growcore.config import (
+    GrowthConfig,
+    GrowthMethod,
+    GrowthWhere,
+    PruningConfig,
+    PruningMethod,
+    PruningScope,
+    ScheduleShape,
+)
 from growcore.growth import GrowthProposal
-from growcore.sparse import PruneMask
+from growcore.sparse import (
+    PRUNE_DIMS,
+    PruneMask,
+    Schedule,
+    allocate,
+    gradual_magnitude,
+    hebbian_exchange,
+    rank_globally,
+    rank_within_scopes,
+    rigl,
+    set_evolution,
+)
 from growcore.surgery import Edit, EditKind
 
 
@@ -41,10 +63,12 @@ class GrowthObservation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruneObservation:
-    """What a progression would keep, restart and prune in one layer."""
+    """What is known of the connections of one sparse layer; all tensors have the weight's shape."""
 
     layer: str
-    proposal: PruneMask
+    strengths: Tensor  # of every connection, pruned ones included
+    weight: Tensor  # 0 where pruned
+    alive: Tensor  # bool
 
 
 def growth_is_due(config: GrowthConfig, progress: Progress) -> bool:
@@ -97,19 +121,97 @@ def decide_growth(
 
 
 def decide_pruning(
-    observations: Sequence[PruneObservation], config: PruningConfig, progress: Progress
+    observations: Sequence[PruneObservation],
+    config: PruningConfig,
+    progress: Progress,
+    generator: torch.Generator | None = None,
 ) -> list[Edit]:
-    """One progression for every sparse layer."""
+    """What becomes of the connections of every sparse layer.
+
+    Args:
+        observations: all sparse layers, from input to output.
+        config: the method and its fractions.
+        progress: moves the fractions along `config.schedule`.
+        generator: of the random choices of `set`.
+
+    Returns:
+        One edit a layer; none where the method never changes connections.
+    """
+    if config.method == PruningMethod.static or not observations:
+        return []
+    if config.method in (PruningMethod.hebbian, PruningMethod.random):
+        masks, rule = _ranked(observations, config, progress)
+    elif config.method == PruningMethod.gradual:
+        masks, rule = _gradual(observations, config, progress)
+    else:
+        masks, rule = _exchanged(observations, config, progress, generator)
     return [
-        Edit(
-            layer=observation.layer,
-            kind=EditKind.prune,
-            proposal=observation.proposal,
-            reason=f"{config.method.value} strength within each {config.scope.value} at epoch "
-            f"{progress.epoch}: the strongest {config.k1:.3g} stay, up to {config.k2:.3g} restart",
-        )
-        for observation in observations
+        Edit(o.layer, EditKind.prune, mask, f"{rule} at epoch {progress.epoch}")
+        for o, mask in zip(observations, masks, strict=True)
     ]
+
+
+def _ranked(
+    observations: Sequence[PruneObservation], config: PruningConfig, progress: Progress
+) -> tuple[list[PruneMask], str]:
+    """hebbian, random: the strongest k1 of a scope stay, those up to k2 restart, the rest go."""
+    share = 1 - _scheduled(config, progress, 1.0)  # of the way from a dense layer to k1 and k2
+    k1, k2 = (1 - (1 - k) * share for k in (config.k1, config.k2))
+    strengths = [o.strengths for o in observations]
+    if config.scope == PruningScope.all_layers:
+        masks = rank_globally(strengths, k1, k2)
+    else:
+        masks = [rank_within_scopes(s, k1, k2, PRUNE_DIMS[config.scope]) for s in strengths]
+    scope = "over all layers" if config.scope == PruningScope.all_layers else f"within each {config.scope}"
+    judged = "random" if config.method == PruningMethod.random else config.strength
+    return masks, f"{judged} strength {scope}: the strongest {k1:.3g} stay, up to {k2:.3g} restart,"
+
+
+def _gradual(
+    observations: Sequence[PruneObservation], config: PruningConfig, progress: Progress
+) -> tuple[list[PruneMask], str]:
+    shapes = [o.weight.shape for o in observations]
+    final = allocate(shapes, config.density, config.allocation.value)
+    left = _scheduled(config, progress, 1.0)
+    masks = [
+        gradual_magnitude(o.weight, o.alive, density + (1 - density) * left)
+        for o, density in zip(observations, final.densities, strict=True)
+    ]
+    return masks, f"smallest weights pruned, {1 - left:.3g} of the way to density {final.density:.3g},"
+
+
+def _exchanged(
+    observations: Sequence[PruneObservation],
+    config: PruningConfig,
+    progress: Progress,
+    generator: torch.Generator | None,
+) -> tuple[list[PruneMask], str]:
+    """set, rigl, hebbian_exchange: as many connections come as go."""
+    fraction = _scheduled(config, progress, config.fraction)
+    if config.method == PruningMethod.set:
+        masks = [set_evolution(o.weight, o.alive, fraction, generator) for o in observations]
+        return masks, f"smallest {fraction:.3g} exchanged for random connections"
+    if config.method == PruningMethod.rigl:
+        masks = [rigl(o.weight, o.alive, o.strengths, fraction) for o in observations]
+        return masks, f"smallest {fraction:.3g} exchanged for those of largest gradient"
+    masks = [hebbian_exchange(o.strengths, o.alive, fraction) for o in observations]
+    return masks, f"weakest {fraction:.3g} exchanged for the inactive of largest {config.strength}"
+
+
+def _scheduled(config: PruningConfig, progress: Progress, initial: float) -> float:
+    """A value that falls from `initial` before the first edit to 0 at the last one.
+
+    With the constant schedule what an exchange moves stays as it is, and what is pruned is all at once.
+    """
+    exchanges = config.method in (PruningMethod.set, PruningMethod.rigl, PruningMethod.hebbian_exchange)
+    if config.schedule == ScheduleShape.constant:
+        return initial if exchanges else 0.0
+    every = config.every_epochs
+    num_edits = max((int(config.end_fraction * progress.num_epochs) - config.start_epoch) // every, 0) + 1
+    first = config.start_epoch if exchanges else config.start_epoch - every
+    last = config.start_epoch + (num_edits if exchanges else num_edits - 1) * every
+    schedule = Schedule(shape=config.schedule.value, initial=initial, final=0.0, start=first, stop=last)
+    return schedule(progress.epoch)
 
 
 def _is_due(progress: Progress, start: int, every: int, end_fraction: float) -> bool:

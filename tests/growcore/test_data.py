@@ -88,8 +88,9 @@ def test_an_epoch_shows_every_training_image_once_and_in_another_order_each_time
     assert orders[0] != orders[1]
 
 
-def test_a_last_batch_of_a_single_image_is_left_out():
-    split = data.split(raw(100), DataConfig(name="digits", num_train=33))
+@pytest.mark.parametrize("rest", [1, 2])
+def test_a_last_batch_too_small_for_statistics_is_left_out(rest):
+    split = data.split(raw(100), DataConfig(name="digits", num_train=32 + rest))
     sizes = [
         len(y) for _, y in data.training_batches(split, DataConfig(name="digits"), 16, torch.Generator())
     ]

@@ -6,10 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from growcore import policies
-from growcore.config import GrowthConfig, GrowthMethod, GrowthWhere, PruningConfig, PruningMethod
+from growcore.config import (
+    DensityAllocation,
+    GrowthConfig,
+    GrowthMethod,
+    GrowthWhere,
+    PruningConfig,
+    PruningMethod,
+    PruningScope,
+    ScheduleShape,
+)
 from growcore.growth import GrowthProposal
 from growcore.policies import GrowthObservation, Progress, PruneObservation
-from growcore.sparse import rank_within_scopes
+from growcore.sparse import random_mask
 
 
 def observation(layer: str, improvement: float, flops: int = 10, num_neurons: int = 2) -> GrowthObservation:
@@ -85,14 +94,93 @@ def test_a_layer_gains_what_is_asked_for_but_never_beyond_its_full_width(num, wi
     assert policies.neurons_to_add(growth, width + room + 3) == 0
 
 
-def test_a_progression_is_decided_for_every_sparse_layer_with_its_fractions_as_the_reason():
-    masks = [
-        PruneObservation(name, rank_within_scopes(torch.rand(2, 2, 3, 3), 0.2, 0.5, ())) for name in "ab"
-    ]
-    pruning = PruningConfig(method=PruningMethod.hebbian, k1=0.2, k2=0.5)
-    edits = policies.decide_pruning(masks, pruning, Progress(epoch=4, num_epochs=9, num_growths=0))
-    assert [edit.layer for edit in edits] == ["a", "b"]
-    assert edits[0].reason == (
-        "hebbian strength within each layer at epoch 4: the strongest 0.2 stay, up to 0.5 restart"
+def prune_observation(layer: str, density: float = 0.5, shape: tuple[int, ...] = (4, 3, 3, 3)):
+    generator = torch.Generator().manual_seed(len(layer))
+    alive = random_mask(shape, round(density * torch.Size(shape).numel()), generator)
+    weight = torch.where(alive, torch.randn(shape, generator=generator), 0)
+    return PruneObservation(layer, torch.rand(shape, generator=generator), weight, alive)
+
+
+def decided(method: PruningMethod, epoch: int = 4, num_epochs: int = 9, **settings) -> list:
+    observations = [prune_observation("a"), prune_observation("bb", 0.3)]
+    config = PruningConfig(method=method, **settings)
+    return policies.decide_pruning(
+        observations, config, Progress(epoch, num_epochs, 0), torch.Generator().manual_seed(0)
     )
-    assert edits[0].proposal is masks[0].proposal
+
+
+def density(edit) -> float:
+    return float(edit.proposal.alive.float().mean())
+
+
+def test_a_progression_is_decided_for_every_sparse_layer_and_says_by_which_fractions():
+    edits = decided(PruningMethod.hebbian, k1=0.2, k2=0.5)
+    assert [edit.layer for edit in edits] == ["a", "bb"]
+    assert edits[0].reason == (
+        "coactivation strength within each layer: the strongest 0.2 stay, up to 0.5 restart, at epoch 4"
+    )
+    assert [density(edit) for edit in edits] == [0.5, 0.5]
+
+
+def test_ranked_over_all_layers_the_counts_hold_for_all_together():
+    edits = decided(PruningMethod.hebbian, k1=0.2, k2=0.5, scope=PruningScope.all_layers)
+    assert sum(int(edit.proposal.alive.sum()) for edit in edits) == 108
+    assert density(edits[0]) != 0.5
+    assert "over all layers" in edits[0].reason
+
+
+@pytest.mark.parametrize("method", [PruningMethod.set, PruningMethod.rigl, PruningMethod.hebbian_exchange])
+def test_an_exchange_keeps_the_number_of_connections(method):
+    observations = [prune_observation("a"), prune_observation("bb", 0.3)]
+    for observation, edit in zip(observations, decided(method, fraction=0.4), strict=True):
+        assert edit.proposal.alive.sum() == observation.alive.sum()
+        assert int(edit.proposal.restart.sum()) == int(0.4 * int(observation.alive.sum()) + 1e-9)
+    assert "0.4 exchanged" in edit.reason
+
+
+def test_static_connections_are_never_changed():
+    assert decided(PruningMethod.static) == []
+
+
+@pytest.mark.parametrize("shape", ["linear", "cubic", "cosine"])
+@pytest.mark.parametrize(("start", "every"), [(1, 1), (0, 2), (2, 3)])
+def test_gradual_pruning_falls_step_by_step_and_reaches_its_density_at_the_last_edit(shape, start, every):
+    timing = {"start_epoch": start, "every_epochs": every}
+    config = PruningConfig(method=PruningMethod.gradual, **timing)
+    due = [e for e in range(20) if policies.pruning_is_due(config, Progress(e, 20, 0))]
+    edits = [
+        policies.decide_pruning(
+            [prune_observation("a", 1.0)],
+            PruningConfig(
+                method=PruningMethod.gradual,
+                density=0.25,
+                schedule=ScheduleShape(shape),
+                allocation=DensityAllocation.uniform,
+                **timing,
+            ),
+            Progress(epoch, 20, 0),
+        )[0]
+        for epoch in due
+    ]
+    densities = [density(edit) for edit in edits]
+    assert densities == sorted(densities, reverse=True)
+    assert densities[0] < 1
+    assert densities[-1] == 0.25
+
+
+def test_the_share_that_is_exchanged_falls_along_its_schedule():
+    moved = [
+        int(decided(PruningMethod.rigl, epoch, 20, schedule=ScheduleShape.cosine)[0].proposal.restart.sum())
+        for epoch in range(1, 16)
+    ]
+    assert moved == sorted(moved, reverse=True)
+    assert moved[0] == int(0.3 * 54)
+    assert 0 <= moved[-1] < moved[0] / 4
+
+
+def test_scheduled_hebbian_pruning_ends_at_its_fractions():
+    settings = {"k1": 0.2, "k2": 0.5, "schedule": ScheduleShape.linear}
+    densities = [density(decided(PruningMethod.hebbian, e, 20, **settings)[0]) for e in range(1, 16)]
+    assert densities == sorted(densities, reverse=True)
+    assert densities[0] > 0.9
+    assert densities[-1] == 0.5

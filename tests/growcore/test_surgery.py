@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from growcore import models, surgery
 from growcore.config import TrialConfig
-from growcore.observation import observe_growth, observe_pruning, scale
+from growcore.observation import observe_growth, scale
 from growcore.surgery import Edit, EditKind
 
 SHAPE = (1, 8, 8)
@@ -62,7 +62,10 @@ def growths(model: nn.Module, config: TrialConfig, gamma: float = 0.5) -> list[E
 
 
 def prunings(model: nn.Module) -> list[Edit]:
-    return [Edit(o.layer, EditKind.prune, o.proposal, "test") for o in observe_pruning(model)]
+    return [
+        Edit(name, EditKind.prune, layer.propose_progression(), "test")
+        for name, layer in models.sparse_layers(model).items()
+    ]
 
 
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list:

@@ -93,6 +93,9 @@ def test_a_network_learns_grows_and_loses_connections_while_it_trains():
         {"pruning": {"method": "random", "k1": 0.3, "k2": 0.6}},
         {"optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.01, "schedule": "constant"}},
         {"growth__where": "round_robin"},
+        {"pruning": {"method": "set", "density": 0.4, "schedule": "cosine"}},
+        {"pruning": {"method": "rigl", "density": 0.4, "update_interval": 2}},
+        {"pruning": {"method": "gradual", "density": 0.3, "schedule": "cubic", "scope": "global"}},
     ],
 )
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
@@ -181,6 +184,21 @@ def test_train_flops_count_every_image_forward_and_backward_and_the_growth_s_own
         epoch_flops = after.metrics["cost/train_flops"] - before.metrics["cost/train_flops"]
         assert epoch_flops > 300 * 2 * after.metrics["model/forward_flops"]
     assert grown[1].metrics["cost/train_flops"] > told[-1].metrics["cost/train_flops"]
+
+
+@pytest.mark.parametrize("method", ["static", "set", "rigl", "hebbian_exchange"])
+@pytest.mark.parametrize("allocation", ["uniform", "erk"])
+def test_methods_that_begin_sparse_stay_at_their_density(method, allocation):
+    setting = config(
+        growth={"method": "none"},
+        pruning={"method": method, "density": 0.3, "allocation": allocation, "update_interval": 2},
+    )
+    for report in reports(setting):
+        layers = [1 * 3 * 9, 3 * 4 * 9, 4 * 4 * 9]
+        shares = [report.metrics[f"sparse/density/conv{i}"] for i in (1, 2, 3)]
+        alive = sum(size * share for size, share in zip(layers, shares, strict=True))
+        assert alive / sum(layers) == pytest.approx(0.3, abs=0.01)
+        assert (max(shares) - min(shares) < 0.02) == (allocation == "uniform")
 
 
 def test_sparse_flops_fall_below_dense_ones_once_connections_are_gone():
