@@ -92,7 +92,7 @@ def show(root: Path, name: str, as_json: bool) -> str:
         return _json(values)
     lines = [
         f"{name}  {leaderboard.counts(study)}",
-        *leaderboard.table(study, width=_width(), folder=root / name),
+        *leaderboard.table(study, width=_width(), reports=_reports(root / name)),
     ]
     return "\n".join([*lines, f"launched {plan['created']} by: {plan['command']}"])
 

@@ -26,10 +26,15 @@ HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 
 
+def _python_path() -> str:
+    """Workers import the stand-in from here."""
+    return os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(HERE))  # workers import the stand-in
+        patch.setenv("PYTHONPATH", _python_path())
         with cluster.connected(ClusterConfig(cpus_per_trial=0.5)):
             yield
 
@@ -252,7 +257,7 @@ else:
 def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path):
     script = tmp_path / "driver.py"
     script.write_text(_DRIVER.format(root=str(tmp_path)))
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": _python_path()}
     killed = tmp_path / "killed"
     for num_ended in (1, 4, 7):
         driver = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL)
