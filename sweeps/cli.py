@@ -231,6 +231,28 @@ def train(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> None:
 
 
 @main.command()
+@_OVERRIDES
+@_CONFIG_DIRS
+def preflight(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> None:
+    r"""Check that an untrained network carries a signal.
+
+    OVERRIDES as in train. Scales are root mean squares of a layer's values before its nonlinearity, and of
+    the gradient there beside the last layer's. Ends with 3 where training would be hopeless:
+
+    \b
+        sweeps preflight model=mlp model.widths=[32,32,32,32] model.init_gain=0.1
+    """
+    from sweeps import plan
+    from sweeps import preflight as preflights
+    from sweeps.compose import load
+
+    found = preflights.check(load(overrides, config_dirs).trial)
+    plan.show(preflights.render(found))
+    if found.failures:
+        raise click.exceptions.Exit(FAILED)
+
+
+@main.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @_ROOT
