@@ -107,6 +107,8 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
         yield group, "searched, see below" if group in searched else " ".join(words)
     if "seed" not in searched:
         yield "seed", str(config.trial.seed)
+    if "preflight" not in searched:
+        yield "preflight", config.trial.preflight
     if config.trial.imports:
         yield "imports", " ".join(config.trial.imports)
 
