@@ -88,6 +88,12 @@ def edits(folder: Path, until_step: int | None = None) -> list[dict[str, Any]]:
     return [edit for report in kept for edit in report["edits"]]
 
 
+def findings(folder: Path) -> list[dict[str, Any]] | None:
+    """What the preflight found before the first step; None where no report came."""
+    told = reports(folder)
+    return [f for report in told for f in report.get("findings", [])] if told else None
+
+
 def failure(folder: Path) -> str | None:
     """Why the newest attempt failed, or None where it did not say."""
     last = None

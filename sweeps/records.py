@@ -34,7 +34,7 @@ ID = "growsweep.id"
 _POLL_SECONDS = 1.0
 _FLUSH_SECONDS = 60.0  # how long the end of a sweep waits for an MLflow that does not answer
 _CONNECT_SECONDS = 3.0
-_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "infeasible": "KILLED", "failed": "FAILED"}
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _MAX_PARAM = 6000  # characters MLflow keeps of a parameter
 _MAX_BATCH = 1000  # metrics MLflow takes at once
@@ -260,6 +260,12 @@ class Projector:
         client.log_text(child.run_id, readable(edits), "edits.txt")
         if outcome["state"] == "complete" and outcome["checkpoint"]:
             self._log_checkpoint(child.run_id, Path(outcome["checkpoint"]))
+        findings = events.findings(folder)
+        if findings:
+            client.log_text(child.run_id, readable_findings(findings), "preflight.txt")
+        verdict = preflight_verdict(given["config"], outcome["state"], findings)
+        if verdict is not None:
+            client.set_tag(child.run_id, "preflight", verdict)
         if outcome["reason"]:
             client.set_tag(child.run_id, "growsweep.reason", outcome["reason"])
         client.set_tag(child.run_id, "growsweep.status", outcome["state"])
@@ -312,9 +318,40 @@ def readable(edits: list[dict[str, Any]]) -> str:
     """The edit log for people: a line per edit."""
     lines = [
         f"epoch {e['epoch']:g}, step {e['step']}: {e['kind']} {e['layer']} by {e['number']}: {e['reason']}"
+        f"{_signal(e['layer'], e.get('signal'))}"
         for e in edits
     ]
     return "\n".join(lines or ["no edits"]) + "\n"
+
+
+def _signal(layer: str, signal: Mapping[str, float] | None) -> str:
+    """What an edit did to the signal at its layer; nothing of an edit that was left."""
+    if not signal:
+        return ""
+    return (
+        f" [second moment of {layer} x {signal[f'output_factor/{layer}']:.3g}, "
+        f"of its gradient x {signal[f'gradient_factor/{layer}']:.3g}, "
+        f"dead units {signal[f'dead_change/{layer}']:+.0%}, "
+        f"effective rank {signal[f'rank_change/{layer}']:+.2g}]"
+    )
+
+
+def readable_findings(findings: list[dict[str, Any]]) -> str:
+    """What the preflight found, for people: a line per finding."""
+    lines = [f"{f['severity']}: {f['layer']}: {f['reason']} {f['fix']}" for f in findings]
+    return "\n".join(lines) + "\n"
+
+
+def preflight_verdict(
+    config: Mapping[str, Any], state: str, findings: list[dict[str, Any]] | None
+) -> str | None:
+    """The tag `preflight`: ok, warn or fail; None where nothing was measured."""
+    if state == "infeasible":
+        return "fail"
+    if config.get("preflight") == "off" or findings is None:
+        return None
+    severities = {finding["severity"] for finding in findings}
+    return next((severity for severity in ("fail", "warn") if severity in severities), "ok")
 
 
 def experiment_url(base: str, tracking: Tracking, sweep: str) -> str:

@@ -127,6 +127,8 @@ class TrialRun:
         except StopIteration:
             return self._failed("training ended without a finished report")
         except Exception as error:
+            if type(error).__name__ == "TrialInfeasible":
+                return self._failed(f"infeasible: {_reason(error)}") | {"infeasible": True}
             return self._failed(_reason(error), traceback.format_exc())
 
     def close(self) -> None:
@@ -195,7 +197,7 @@ class TrialRun:
 
 def _reason(error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    if type(error).__name__ == "TrialFailed":
+    if type(error).__name__ in ("TrialFailed", "TrialInfeasible"):
         return first_line
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 

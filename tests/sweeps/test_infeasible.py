@@ -1,0 +1,168 @@
+"""What becomes of the preflight in a sweep: tags, texts, and trials that end before they train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from stand_in import trial_config
+
+from sweeps import events, records
+from sweeps.events import EventWriter
+from sweeps.records import Projector, Tracking
+from sweeps.trial import Growcore, Job, TrialRun
+
+WARNED = {"severity": "warn", "kind": "low_rank", "layer": "fc3", "reason": "One direction.", "fix": "Fewer."}
+FAILED = {"severity": "fail", "kind": "collapse", "layer": "out", "reason": "All alike.", "fix": "Raise it."}
+PLAN = {
+    "command": "sweeps launch",
+    "commit": None,
+    "config": {key: {"x": 1} for key in ("space", "sweep", "search", "scheduler", "cluster")},
+}
+
+
+def make_job(folder: Path, preflight: str) -> Job:
+    config = {
+        "data": {"name": "synthetic", "num_train": 100},
+        "model": {"name": "mlp", "widths": [8] * 8, "init_gain": 0.05},
+        "training": {"num_epochs": 2},
+        "preflight": preflight,
+    }
+    return Job(
+        sweep="s",
+        number=0,
+        folder=str(folder / "s" / "0"),
+        workdir=str(folder),
+        config=config,
+        base=config,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def _stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a trial changes into the folder it was launched from
+
+
+@pytest.mark.usefixtures("_stay")
+def test_a_hopeless_trial_ends_before_its_first_report_with_its_finding_and_the_fix(tmp_path):
+    job = make_job(tmp_path, "fail")
+    result = TrialRun(job, Growcore()).advance()
+    assert (result["infeasible"], result["done"]) == (True, True)
+    assert result["failed"].startswith("infeasible: out: the variance of preactivations changes by a factor")
+    assert "Multiply the gain by about" in result["failed"]
+    assert events.failure(Path(job.folder)) == result["failed"]
+    assert events.reports(Path(job.folder)) == []
+    assert events.findings(Path(job.folder)) is None
+
+
+@pytest.mark.usefixtures("_stay")
+@pytest.mark.parametrize("preflight", ["warn", "off"])
+def test_the_same_trial_trains_where_that_is_not_asked_for_and_its_findings_are_kept(tmp_path, preflight):
+    job = make_job(tmp_path, preflight)
+    result = TrialRun(job, Growcore()).advance()
+    assert "infeasible" not in result
+    found = events.findings(Path(job.folder))
+    assert ({f["severity"] for f in found} == {"fail"}) == (preflight == "warn")
+    assert ("preflight/failures" in result["metrics"]) == (preflight == "warn")
+
+
+@pytest.mark.parametrize(
+    ("preflight", "state", "findings", "verdict"),
+    [
+        ("warn", "complete", [], "ok"),
+        ("warn", "stopped", [WARNED], "warn"),
+        ("warn", "complete", [WARNED, FAILED], "fail"),
+        ("fail", "infeasible", None, "fail"),
+        ("warn", "failed", None, None),
+        ("off", "complete", [], None),
+    ],
+)
+def test_the_verdict_is_the_worst_finding_and_absent_where_nothing_was_measured(
+    preflight, state, findings, verdict
+):
+    assert records.preflight_verdict({"preflight": preflight}, state, findings) == verdict
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory) -> Tracking:
+    root = tmp_path_factory.mktemp("store")
+    return records.open_tracking(records.default_uri(root), "growsweep", root)
+
+
+def project(tracking: Tracking, folder: Path, state: str, told: list[dict] | None) -> tuple:
+    """A sweep of one trial in MLflow: its run, and the texts of its artifacts by name."""
+    folder.mkdir()
+    (folder / "plan.yaml").write_text(yaml.safe_dump(PLAN))
+    trial = folder / "0"
+    config = trial_config().to_dict()
+    events.write_json(trial / events.GIVEN, {"params": {}, "command": "sweeps train", "config": config})
+    if told is not None:
+        report = {"step": 10, "epoch": 1, "metrics": {}, "edits": [], "finished": True, "findings": told}
+        EventWriter(trial).write("report", report)
+    reason = "infeasible: out: no gradient." if state == "infeasible" else None
+    events.write_json(trial / events.OUTCOME, {"state": state, "reason": reason, "checkpoint": None})
+    Projector(tracking, folder, PLAN).project()
+    client = MlflowClient(tracking.uri)
+    which = f"tags.`growsweep.id` = '{folder.name}/0'"
+    (run,) = client.search_runs([tracking.experiment_id], which)
+    paths = [a.path for a in client.list_artifacts(run.info.run_id) if a.path == "preflight.txt"]
+    texts = {p: Path(client.download_artifacts(run.info.run_id, p)).read_text() for p in paths}
+    return run, texts
+
+
+def test_findings_become_a_tag_and_a_text_of_the_run(tracking, tmp_path):
+    run, texts = project(tracking, tmp_path / "warned", "complete", [WARNED, FAILED])
+    assert run.data.tags["preflight"] == "fail"
+    assert texts["preflight.txt"].splitlines() == [
+        "warn: fc3: One direction. Fewer.",
+        "fail: out: All alike. Raise it.",
+    ]
+
+
+def test_a_sound_trial_is_tagged_ok_and_has_no_text(tracking, tmp_path):
+    run, texts = project(tracking, tmp_path / "sound", "complete", [])
+    assert (run.data.tags["preflight"], texts) == ("ok", {})
+
+
+def test_an_infeasible_trial_is_no_failed_one(tracking, tmp_path):
+    run, texts = project(tracking, tmp_path / "hopeless", "infeasible", None)
+    assert run.data.tags["preflight"] == "fail"
+    assert run.data.tags["growsweep.status"] == "infeasible"
+    assert run.data.tags["growsweep.reason"] == "infeasible: out: no gradient."
+    assert run.info.status == "KILLED"
+    assert texts == {}
+
+
+def test_the_edit_log_says_what_an_edit_did_to_the_signal():
+    signal = {
+        "output_factor/conv1": 0.834,
+        "gradient_factor/conv1": 1.5,
+        "dead_change/conv1": 0.125,
+        "rank_change/conv1": -0.75,
+    }
+    edit = {"step": 10, "epoch": 1, "layer": "conv1", "kind": "prune", "number": 9, "reason": "weak"}
+    assert records.readable([{**edit, "signal": signal}]) == (
+        "epoch 1, step 10: prune conv1 by 9: weak [second moment of conv1 x 0.834, of its gradient x 1.5, "
+        "dead units +12%, effective rank -0.75]\n"
+    )
+    assert records.readable([{**edit, "kind": "skip", "signal": {}}]).endswith("by 9: weak\n")
+
+
+def test_what_the_log_reads_is_what_training_writes():
+    from growcore.config import TrialConfig
+    from growcore.training import Training
+
+    values = {
+        "data": {"name": "synthetic", "num_train": 200},
+        "model": {"name": "mlp", "widths": [8, 8]},
+        "growth": {"method": "random", "num_neurons": 2},
+        "training": {"num_epochs": 2, "batch_size": 50},
+    }
+    told = [json.loads(json.dumps(report.to_dict())) for report in Training(TrialConfig.from_dict(values))]
+    edits = [edit for report in told for edit in report["edits"]]
+    assert {edit["kind"] for edit in edits} == {"grow"}
+    assert records.readable(edits).count("effective rank") == len(edits)
