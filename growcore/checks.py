@@ -109,6 +109,9 @@ def edit_signal(layer: str, before: Sequence[LayerSignal], after: Sequence[Layer
         `dead_change` and `rank_change`, the differences of the dead fraction and the effective rank.
     """
     values: dict[str, float] = {}
+    # A layer that had no neurons yet had no signal either.
+    common = {s.layer for s in before} & {s.layer for s in after}
+    before, after = ([s for s in signals if s.layer in common] for signals in (before, after))
     for change in signal_changes(before, after):
         if change.layer in (layer, before[-1].layer):
             values[f"output_factor/{change.layer}"] = change.output_factor

@@ -17,7 +17,7 @@ from growcore.schema import build, keys, plain, require
 from growcore.schema import suggest_name as suggest_name  # known to all readers of configurations from here
 
 DATA_SETS = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "synthetic")
-MODELS = ("mlp", "conv")
+MODELS = ("mlp", "conv", "resnet", "vgg")
 
 
 class Activation(StrEnum):
@@ -196,6 +196,8 @@ class ModelConfig:
     normalization: Normalization = Normalization.none
     kernel_size: int = 3  # side of every convolution kernel, odd, in pixels
     downsample_every: int = 2  # every so many convolutions one has stride 2; 0: none
+    blocks: list[int] = field(default_factory=list)  # resnet: blocks of each stage; vgg: its convolutions
+    hidden_fraction: float = 1.0  # resnet: channels inside a block at the start, of its stage's width
     init: Initialization = Initialization.kaiming_uniform
     init_gain: float = 1.0  # factor on the standard deviation of the initial weights
 
@@ -213,6 +215,20 @@ class ModelConfig:
             self.kernel_size,
             "must be odd, so that a kernel has a centre",
             "3",
+        )
+        require(
+            all(number >= 1 for number in self.blocks),
+            "model.blocks",
+            self.blocks,
+            "counts the blocks of each stage, at least 1",
+            "[2,2,2,2]",
+        )
+        require(
+            0 <= self.hidden_fraction <= 1,
+            "model.hidden_fraction",
+            self.hidden_fraction,
+            "is a fraction in [0, 1] of a stage's width",
+            "0.5",
         )
         require(
             self.downsample_every >= 0,
@@ -240,7 +256,7 @@ class GrowthConfig:
     every_epochs: int = 1  # epochs between growths
     end_fraction: float = 0.75  # of a trial's epochs; no growth after, so that new neurons can settle
     num_neurons: int = 4  # neurons a layer gains at one growth, at most
-    max_width: int = 64  # a layer grows no wider than this
+    max_width: int | None = None  # a layer grows no wider than this; None: no limit
     statistics_batches: int = 4  # training batches the statistics are gathered on
     numerical_threshold: float = 1e-6  # eigenvalues of S below it (relative: to the largest) are dropped
     statistical_threshold: float = 1e-3  # singular values below it (relative: to the largest) are dropped
@@ -256,12 +272,18 @@ class GrowthConfig:
             ("start_epoch", 0),
             ("every_epochs", 1),
             ("num_neurons", 1),
-            ("max_width", 1),
             ("statistics_batches", 1),
             ("line_search_batches", 1),
         ):
             value = getattr(self, name)
             require(value >= low, f"growth.{name}", value, f"must be at least {low}", str(low))
+        require(
+            self.max_width is None or self.max_width >= 1,
+            "growth.max_width",
+            self.max_width,
+            "must be at least 1, or null for no limit",
+            "64",
+        )
         for name in ("numerical_threshold", "statistical_threshold"):
             value = getattr(self, name)
             require(
@@ -397,11 +419,19 @@ class TrialConfig:
         if not self.imports:
             _known_name("data.name", self.data.name, DATA_SETS, "growcore.data")
             _known_name("model.name", self.model.name, MODELS, "growcore.models")
-        if self.growth.method != GrowthMethod.none and max(self.model.widths) > self.growth.max_width:
+        self._check_room_to_grow()
+
+    def _check_room_to_grow(self) -> None:
+        limit, model = self.growth.max_width, self.model
+        if self.growth.method == GrowthMethod.none or limit is None:
+            return
+        share = model.hidden_fraction if model.name == "resnet" else 1.0  # what grows lies inside the blocks
+        widest = round(share * max(model.widths))
+        if widest > limit:
             raise ValueError(
-                f"growth.max_width must be at least the widest layer at the start; "
-                f"got growth.max_width={self.growth.max_width}, model.widths={self.model.widths}. "
-                f"Set growth.max_width={max(self.model.widths)} or more."
+                f"growth.max_width must be at least the widest layer at the start, {widest}; "
+                f"got growth.max_width={limit}, model.widths={model.widths}. "
+                f"Set growth.max_width={widest} or more, or null for no limit."
             )
 
     def to_dict(self) -> dict[str, Any]:

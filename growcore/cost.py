@@ -6,12 +6,13 @@ normalisations and nonlinearities are left out, as `torch.utils.flop_counter` do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -94,20 +95,41 @@ class _FlopCounter(TorchDispatchMode):
         return result
 
 
+def output_positions(model: nn.Module, image_shape: Sequence[int]) -> dict[int, int]:
+    """Positions of the map that each module gives for one sample, keyed by `id(module)`; 1 without a map."""
+    positions: dict[int, int] = {}
+
+    def record(module: nn.Module, _inputs: object, output: object) -> None:
+        if torch.is_tensor(output):
+            positions[id(module)] = math.prod(output.shape[2:])
+
+    _run_once(model, image_shape, list(model.modules()), record)
+    return positions
+
+
 def _layer_calls(model: nn.Module, image_shape: Sequence[int]) -> list[tuple[Layer, int]]:
     """Each linear or convolution layer in call order, with the output positions of one sample."""
     calls: list[tuple[Layer, int]] = []
 
-    def record(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+    def record(layer: nn.Module, _inputs: object, output: object) -> None:
         assert isinstance(layer, nn.Linear | nn.Conv2d)
+        assert torch.is_tensor(output)
         positions = output[0].numel() // output.shape[-1 if isinstance(layer, nn.Linear) else 1]
         calls.append((layer, positions))
 
-    handles = [
-        layer.register_forward_hook(record)
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-    ]
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    _run_once(model, image_shape, layers, record)
+    return calls
+
+
+def _run_once(
+    model: nn.Module,
+    image_shape: Sequence[int],
+    watched: Sequence[nn.Module],
+    record: Callable[[nn.Module, object, object], None],
+) -> None:
+    """One forward pass of one empty image in eval mode, with a hook on the watched modules."""
+    handles = [module.register_forward_hook(record) for module in watched]
     parameter = next(model.parameters())
     x_NCHW = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
     was_training = model.training
@@ -119,4 +141,3 @@ def _layer_calls(model: nn.Module, image_shape: Sequence[int]) -> list[tuple[Lay
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return calls

@@ -44,6 +44,7 @@ def evaluate(model: nn.Module, data: DataSet, part: Part, prefix: str) -> dict[s
         metrics |= {
             f"activity/dead_fraction/{name}": 1 - float(alive.float().mean())
             for name, alive in active.items()
+            if alive.numel()
         }
     return metrics
 

@@ -259,6 +259,8 @@ def draw_weights(
     Raises:
         ValueError: as `weight_std`; the weight is then unchanged.
     """
+    if weight.numel() == 0:
+        return  # a layer that has no neurons yet
     fan_in, fan_out = weight[0].numel(), weight[:, 0].numel() // groups
     std = weight_std(fan_in, scheme, activation, gain, fan_out=fan_out)
     if scheme == "orthogonal":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,93 +21,29 @@ from growcore.config import (
     Activation,
     Initialization,
     ModelConfig,
-    Normalization,
     PruningConfig,
     PruningMethod,
     TrialConfig,
 )
-from growcore.growth import GrowingModule, LinearGrowingModule, RestrictedConv2dGrowingModule
+from growcore.growth import GrowingModule
 from growcore.initialization import draw_weights, initialize, input_gain
+from growcore.networks import GrowingConvNet, GrowingMLP, GrowingResNet, GrowingVGG, ImageShape
 from growcore.registry import find
 from growcore.sparse import PRUNE_DIMS, DSConv2d, DSLinear, SparseSettings, allocate, random_mask
 
-ImageShape = tuple[int, int, int]  # channels, height, width
 SparseLayer = DSConv2d | DSLinear
 _SPARSE_FROM_THE_START = frozenset(
     (PruningMethod.static, PruningMethod.set, PruningMethod.rigl, PruningMethod.hebbian_exchange)
 )
-_HEAD_GRID = 2  # the classifier of a GrowingConvNet sees this many pooled positions on each side
-
-
-class GrowingMLP(nn.Module):
-    """Linear layers `fc1` ... and a classifier `out`; every hidden layer can gain neurons."""
-
-    def __init__(self, config: ModelConfig, image_shape: ImageShape, num_classes: int) -> None:
-        super().__init__()
-        channels, height, width = image_shape
-        sizes = [channels * height * width, *config.widths]
-        self.layers = nn.ModuleDict()
-        previous: GrowingModule | None = None
-        for index in range(len(config.widths)):
-            previous = LinearGrowingModule(
-                sizes[index],
-                sizes[index + 1],
-                post_layer_function=_after(config, sizes[index + 1], nn.BatchNorm1d),
-                previous_module=previous,
-                name=f"fc{index + 1}",
-            )
-            self.layers[f"fc{index + 1}"] = previous
-        self.layers["out"] = LinearGrowingModule(sizes[-1], num_classes, previous_module=previous, name="out")
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Logits, N x classes."""
-        x = x_NCHW.flatten(1)
-        for layer in self.layers.values():
-            x = layer(x)
-        return x
-
-
-class GrowingConvNet(nn.Module):
-    """Convolutions `conv1` ..., some of stride 2, average pooling to 2 x 2 and a linear classifier `out`.
-
-    Every convolution but the last can gain channels: neighbours share a grid because the maps shrink by
-    stride. The last one keeps its width, as the classifier reads it through the pooling.
-    """
-
-    def __init__(self, config: ModelConfig, image_shape: ImageShape, num_classes: int) -> None:
-        super().__init__()
-        channels, *size = image_shape
-        sizes = [channels, *config.widths]
-        self.layers = nn.ModuleDict()
-        previous: GrowingModule | None = None
-        for index in range(len(config.widths)):
-            stride = 2 if config.downsample_every and (index + 1) % config.downsample_every == 0 else 1
-            previous = RestrictedConv2dGrowingModule(
-                sizes[index],
-                sizes[index + 1],
-                kernel_size=config.kernel_size,
-                stride=stride,
-                padding=config.kernel_size // 2,
-                post_layer_function=_after(config, sizes[index + 1], nn.BatchNorm2d),
-                previous_module=previous,
-                name=f"conv{index + 1}",
-            )
-            self.layers[f"conv{index + 1}"] = previous
-            size = [(side - 1) // stride + 1 for side in size]
-        window = [max(side // _HEAD_GRID, 1) for side in size]
-        self.pool = nn.AvgPool2d((window[0], window[1]))
-        positions = (size[0] // window[0]) * (size[1] // window[1])
-        self.out = nn.Linear(sizes[-1] * positions, num_classes)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Logits, N x classes."""
-        for layer in self.layers.values():
-            x_NCHW = layer(x_NCHW)
-        return cast(Tensor, self.out(self.pool(x_NCHW).flatten(1)))
 
 
 ModelBuilder = Callable[[ModelConfig, ImageShape, int], nn.Module]
-BUILT_IN: Mapping[str, ModelBuilder] = {"mlp": GrowingMLP, "conv": GrowingConvNet}
+BUILT_IN: Mapping[str, ModelBuilder] = {
+    "mlp": GrowingMLP,
+    "conv": GrowingConvNet,
+    "resnet": GrowingResNet,
+    "vgg": GrowingVGG,
+}
 
 
 def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.Module:
@@ -280,21 +215,3 @@ def _pairs(model: nn.Module) -> dict[str, GrowingModule]:
         if isinstance(module, GrowingModule) and isinstance(module.previous_module, GrowingModule):
             pairs[layer_name(names[id(module.previous_module)])] = module
     return pairs
-
-
-def _after(config: ModelConfig, num_neurons: int, norm: type[nn.Module]) -> nn.Module:
-    """What follows a hidden layer: normalisation if any, then the nonlinearity."""
-    nonlinearity: nn.Module = _NONLINEARITIES[config.activation]()
-    if config.normalization == Normalization.none:
-        return nonlinearity
-    return nn.Sequential(norm(num_neurons), nonlinearity)
-
-
-_NONLINEARITIES: Mapping[Activation, Callable[[], nn.Module]] = {
-    Activation.relu: nn.ReLU,
-    Activation.leaky_relu: nn.LeakyReLU,
-    Activation.tanh: nn.Tanh,
-    Activation.gelu: nn.GELU,
-    Activation.sigmoid: nn.Sigmoid,
-    Activation.identity: nn.Identity,
-}

@@ -71,6 +71,7 @@ def observe_pruning(model: nn.Module, generator: torch.Generator | None = None) 
     return [
         PruneObservation(name, layer.strengths(generator), layer.masked_weight().detach(), layer.mask)
         for name, layer in sparse_layers(model).items()
+        if layer.weight.numel()
     ]
 
 
@@ -202,14 +203,15 @@ def _flops_per_neuron(
     model: nn.Module, pairs: Mapping[str, GrowingModule], image_shape: Sequence[int]
 ) -> dict[str, int]:
     """Forward FLOPs a sample of one neuron: its row in the hidden layer and its column in the consumer."""
-    by_weight = cost.forward_flops_by_weight(model, image_shape)
+    positions = cost.output_positions(model, image_shape)
     flops = {}
     for name, consumer in pairs.items():
         producer = consumer.previous_module
         assert isinstance(producer, GrowingModule)
-        row = by_weight[id(producer.layer.weight)] // producer.layer.weight.shape[0]
-        column = by_weight[id(consumer.layer.weight)] // consumer.layer.weight.shape[1]
-        flops[name] = row + column
+        row = producer.layer.weight.shape[1:].numel() * positions[id(producer)]
+        out, _, *kernel = consumer.layer.weight.shape
+        column = out * math.prod(kernel) * positions[id(consumer)]
+        flops[name] = 2 * (row + column)
     return flops
 
 

@@ -87,6 +87,8 @@ def pruning_is_due(config: PruningConfig, progress: Progress) -> bool:
 
 def neurons_to_add(config: GrowthConfig, width: int) -> int:
     """Neurons a layer of this width may gain at one growth; 0 when it has its full width."""
+    if config.max_width is None:
+        return config.num_neurons
     return max(min(config.num_neurons, config.max_width - width), 0)
 
 

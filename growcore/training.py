@@ -111,7 +111,7 @@ class Training:
         if not layers:
             return 0
         flops = cost.forward_flops_by_weight(self.model, self.data.image_shape)
-        per_image = sum(flops[id(layer.weight)] * layer.num_measurements for layer in layers)
+        per_image = sum(flops.get(id(layer.weight), 0) * layer.num_measurements for layer in layers)
         return per_image * self.config.training.batch_size
 
     def _train_step(self, x_NCHW: Tensor, y_N: Tensor) -> Tensor:
@@ -155,6 +155,8 @@ class Training:
         }
         metrics |= {f"model/width/{name}": width for name, width in models.widths(self.model).items()}
         for name, layer in models.sparse_layers(self.model).items():
+            if layer.weight.numel() == 0:
+                continue  # it has no neurons yet
             metrics[f"sparse/density/{name}"] = cost.nonzero_weights(layer) / layer.weight.numel()
         return {key: float(value) for key, value in metrics.items()}
 

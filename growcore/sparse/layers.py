@@ -5,6 +5,7 @@ They are torch's own layers with the mask and the strengths of `SparseConnection
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self, TypeVar, Unpack
 
 import torch
@@ -59,7 +60,9 @@ class DSConv2d(SparseConnections, nn.Conv2d):
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, **settings: Unpack[SparseSettings]) -> Self:
         """A sparse layer with copies of a convolution's weights; draws no random numbers."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # A layer that starts without neurons has nothing to draw, and torch says so.
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             layer = cls(
                 conv.in_channels,
                 conv.out_channels,

@@ -26,6 +26,46 @@ def test_a_model_gives_one_logit_for_each_class_at_any_width_and_image_size(widt
     assert model(torch.randn(3, 2, side, side)).shape == (3, 5)
 
 
+def stages(name: str, hidden_fraction: float = 0.5, **groups: dict) -> TrialConfig:
+    model = {"blocks": [2, 1], "hidden_fraction": hidden_fraction, **groups.pop("model", {})}
+    return config(name, (4, 6), model=model, **groups)
+
+
+@given(
+    name=st.sampled_from(["resnet", "vgg"]),
+    hidden=st.sampled_from([0.0, 0.25, 1.0]),
+    norm=st.sampled_from(["none", "batch"]),
+    side=st.integers(4, 12),
+)
+def test_networks_of_stages_give_one_logit_for_each_class(name, hidden, norm, side):
+    model = models.build(stages(name, hidden, model={"normalization": norm}), (2, side, side), 5)
+    assert model(torch.randn(3, 2, side, side)).shape == (3, 5)
+
+
+def test_inside_every_block_of_a_resnet_and_between_the_convolutions_of_a_vgg_stage_layers_can_grow():
+    resnet, vgg = (models.build(stages(name), (1, 8, 8), 10) for name in ("resnet", "vgg"))
+    assert models.widths(resnet) == {
+        "stage1block1.conv1": 2,
+        "stage1block2.conv1": 2,
+        "stage2block1.conv1": 3,
+    }
+    assert models.widths(vgg) == {"stage1conv1": 4}
+
+
+@pytest.mark.parametrize("pruned", [{}, {"pruning": {"method": "hebbian"}}])
+def test_blocks_may_start_with_nothing_inside_and_grow(pruned):
+    model = models.build(stages("resnet", 0.0, **pruned), (1, 8, 8), 10)
+    assert set(models.widths(model).values()) == {0}
+    models.resize(model, {"stage1block1.conv1": 3})
+    assert models.widths(model)["stage1block1.conv1"] == 3
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_every_stage_needs_its_number_of_blocks():
+    with pytest.raises(ValueError, match=r"model.blocks=\[2, 1\], model.widths=\[4, 6, 8\]"):
+        models.build(config("vgg", (4, 6, 8), model={"blocks": [2, 1]}), (1, 8, 8), 10)
+
+
 def test_equal_seeds_give_equal_weights_and_others_do_not():
     first, second, other = (
         models.build(TrialConfig.from_dict({**config().to_dict(), "seed": seed}), (1, 8, 8), 10).state_dict()

@@ -93,6 +93,10 @@ def test_a_network_learns_grows_and_loses_connections_while_it_trains():
         {"pruning": {"method": "random", "k1": 0.3, "k2": 0.6}},
         {"optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.01, "schedule": "constant"}},
         {"growth__where": "round_robin"},
+        {
+            "model": {"name": "resnet", "widths": [4, 6], "blocks": [1, 1], "hidden_fraction": 0.0},
+            "growth": {"method": "tiny", "num_neurons": 2},
+        },
         {"pruning": {"method": "set", "density": 0.4, "schedule": "cosine"}},
         {"pruning": {"method": "rigl", "density": 0.4, "update_interval": 2}},
         {"pruning": {"method": "gradual", "density": 0.3, "schedule": "cubic", "scope": "global"}},
