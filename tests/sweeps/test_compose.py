@@ -100,7 +100,7 @@ def test_a_folder_of_the_user_is_searched_first_and_adds_options(tmp_path):
     write(tmp_path / "growth" / "mine.yaml", "method: random\n")
     assert load(config_dirs=[tmp_path]).trial.growth.num_neurons == 9
     assert load(["growth=mine"], [tmp_path]).choices["growth"] == "mine"
-    assert options("growth", folders([tmp_path])) == ["mine", "none", "random", "tiny"]
+    assert set(options("growth", folders([tmp_path]))) == {"mine", *options("growth", folders([]))}
 
 
 def test_a_key_that_a_short_file_leaves_out_can_be_typed(tmp_path):
