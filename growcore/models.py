@@ -25,7 +25,7 @@ from growcore.config import (
     PruningMethod,
     TrialConfig,
 )
-from growcore.growth import GrowingModule
+from growcore.growth import GrowingModule, remove_neurons
 from growcore.initialization import draw_weights, initialize, input_gain
 from growcore.networks import GrowingConvNet, GrowingMLP, GrowingResNet, GrowingVGG, ImageShape
 from growcore.registry import find
@@ -185,27 +185,33 @@ def initialize_weights(model: nn.Module, config: ModelConfig, generator: torch.G
 
 
 def resize(model: nn.Module, target_widths: Mapping[str, int]) -> None:
-    """Give the growable layers recorded widths, so that a grown model's weights can be loaded into it.
+    """Give the growable layers recorded widths, so that an edited model's weights can be loaded into it.
 
     Raises:
-        ValueError: a name that is no growable layer, or a width below the model's own.
+        ValueError: a name that is no growable layer, or a width to which the layer cannot be taken.
     """
     pairs = _pairs(model)
     for name, target in target_widths.items():
-        if name not in pairs or target < width(pairs[name]):
+        if name not in pairs or (target < 1 and target != width(pairs[name])):
             raise ValueError(
                 f"the model cannot take layer {name!r} to width {target}: its growable layers are "
                 f"{widths(model)}. Build it from the configuration that the widths were recorded with."
             )
-        num_new = target - width(pairs[name])
-        if num_new:
-            consumer = pairs[name]
-            consumer.create_layer_extensions(
-                num_new, output_extension_init="zeros", input_extension_init="zeros"
-            )
-            consumer.set_scaling_factor(1.0)
-            consumer.apply_change()
-            consumer.delete_update()
+        _take_to_width(pairs[name], target)
+
+
+def _take_to_width(consumer: GrowingModule, target: int) -> None:
+    """More neurons of zero weights behind the old ones, or only the first of them."""
+    present = width(consumer)
+    if target > present:
+        consumer.create_layer_extensions(
+            target - present, output_extension_init="zeros", input_extension_init="zeros"
+        )
+        consumer.set_scaling_factor(1.0)
+        consumer.apply_change()
+        consumer.delete_update()
+    elif target < present:
+        remove_neurons(consumer, torch.arange(present) < target)
 
 
 def _pairs(model: nn.Module) -> dict[str, GrowingModule]:

@@ -4,7 +4,7 @@ An edit is a value that carries what it applies. `apply` does all of a list of e
 fails, leaves model, optimizer and random state as they were.
 
 Entries of an optimizer's state (momentum, second moments) follow their weights: those of old weights
-stay, those of new, restarted and pruned ones are 0.
+stay, those of new, restarted and pruned ones are 0, those of removed ones are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growcore.growth import GrowthProposal
+from growcore.growth import Cut, GrowthProposal, RemovedNeurons, remove_neurons
 from growcore.models import grow_pairs, sparse_layers
 from growcore.sparse import Progress, PruneMask
 
@@ -28,15 +28,16 @@ class EditKind(StrEnum):
 
     grow = "grow"
     prune = "prune"
+    remove = "remove"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
     """One change to one layer, applied by `apply`."""
 
-    layer: str  # the layer that gains neurons or loses connections, as `grow_pairs`, `sparse_layers` name it
+    layer: str  # whose neurons or connections they are, as `grow_pairs`, `sparse_layers` name it
     kind: EditKind
-    proposal: GrowthProposal | PruneMask  # what is applied
+    proposal: GrowthProposal | PruneMask | RemovedNeurons  # what is applied
     reason: str  # for people: "largest first-order improvement (0.031) at epoch 4"
     measured: Mapping[str, float] = field(default_factory=dict)  # plain figures behind the decision
 
@@ -46,12 +47,12 @@ class Applied:
     """What one edit did."""
 
     edit: Edit
-    number: int  # neurons gained, or connections that are alive no more
+    number: int  # neurons gained or removed, or connections that are alive no more
     progress: Progress | None = None  # of a pruning
 
     @property
     def counts(self) -> dict[str, float]:
-        """Plain counts of a pruning; empty for a growth."""
+        """Plain counts of a pruning; empty for what concerns neurons."""
         if self.progress is None:
             return {}
         return {
@@ -73,7 +74,7 @@ def apply(
     """Apply edits in order; all of them, or none.
 
     Args:
-        edits: what to change; a growth before which another one changed the same layers must have been
+        edits: what to change; an edit before which another one changed the same layers must have been
             proposed for the layers as they are then.
         model: changed in place; parameters of changed shape are new objects.
         optimizer: its groups and state follow the parameters; None where there is none.
@@ -96,6 +97,8 @@ def _apply_one(
 ) -> Applied:
     if isinstance(edit.proposal, GrowthProposal):
         return _grow(edit, edit.proposal, model, optimizer)
+    if isinstance(edit.proposal, RemovedNeurons):
+        return _remove(edit, edit.proposal, model, optimizer)
     return _prune(edit, edit.proposal, model, optimizer, generator)
 
 
@@ -108,6 +111,15 @@ def _grow(edit: Edit, proposal: GrowthProposal, model: nn.Module, optimizer: Opt
     if optimizer is not None:
         carry_optimizer(optimizer, before, dict(model.named_parameters()))
     return Applied(edit, proposal.num_neurons)
+
+
+def _remove(edit: Edit, removed: RemovedNeurons, model: nn.Module, optimizer: Optimizer | None) -> Applied:
+    consumer = _named(grow_pairs(model), edit.layer, "lose neurons")
+    before = dict(model.named_parameters())
+    cuts = remove_neurons(consumer, removed.keep)
+    if optimizer is not None:
+        carry_optimizer(optimizer, before, dict(model.named_parameters()), cuts)
+    return Applied(edit, removed.num_removed)
 
 
 def _prune(
@@ -126,13 +138,23 @@ def _prune(
     return Applied(edit, progress.pruned, progress)
 
 
-def carry_optimizer(optimizer: Optimizer, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+def carry_optimizer(
+    optimizer: Optimizer,
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    cuts: Sequence[Cut] = (),
+) -> None:
     """Move groups and state from the parameters before an edit to those of the same name after it.
 
-    New entries stand at the end of each dimension; their state is 0.
+    Args:
+        optimizer: changed in place.
+        before: every parameter by name, as it was.
+        after: every parameter by name, as it is. New entries stand at the end of each dimension; their
+            state is 0.
+        cuts: what was taken from which parameter of `before`; its state loses the same entries.
 
     Raises:
-        ValueError: a parameter has vanished, appeared or shrunk.
+        ValueError: a parameter has vanished, appeared, or shrunk by more than the cuts.
     """
     if before.keys() != after.keys():
         raise ValueError(
@@ -142,24 +164,24 @@ def carry_optimizer(optimizer: Optimizer, before: Mapping[str, Tensor], after: M
     successors = {id(old): after[name] for name, old in before.items() if old is not after[name]}
     for group in optimizer.param_groups:
         group["params"] = [successors.get(id(p), p) for p in group["params"]]
+    cut_from = {id(cut.parameter): cut for cut in cuts}
     for name, old in before.items():
         if old in optimizer.state and old is not after[name]:
             state = optimizer.state.pop(old)
             optimizer.state[after[name]] = {
-                key: _padded(value, after[name]) if _shaped_like(value, old) else value
-                for key, value in state.items()
+                key: _carried(value, old, after[name], cut_from.get(id(old))) for key, value in state.items()
             }
 
 
-def _shaped_like(value: object, parameter: Tensor) -> bool:
-    return torch.is_tensor(value) and value.shape == parameter.shape
-
-
-def _padded(value: Tensor, parameter: Tensor) -> Tensor:
-    if any(new < old for old, new in zip(value.shape, parameter.shape, strict=True)):
-        raise ValueError(f"a parameter of shape {tuple(value.shape)} shrank to {tuple(parameter.shape)}.")
-    padded = torch.zeros_like(parameter, dtype=value.dtype)
-    padded[tuple(slice(0, size) for size in value.shape)] = value
+def _carried(value: Any, old: Tensor, new: Tensor, cut: Cut | None) -> Any:
+    """An entry of the optimizer's state; what is kept per weight loses and gains what the weight did."""
+    if not torch.is_tensor(value) or value.shape != old.shape:
+        return value
+    left = value if cut is None else cut.of(value)
+    if any(after < before for before, after in zip(left.shape, new.shape, strict=True)):
+        raise ValueError(f"a parameter of shape {tuple(left.shape)} shrank to {tuple(new.shape)}.")
+    padded = torch.zeros_like(new, dtype=left.dtype)
+    padded[tuple(slice(0, size) for size in left.shape)] = left
     return padded
 
 

@@ -11,12 +11,14 @@ from growcore.growth.merge import (
 from growcore.growth.module import ConnectionState, GrowingModule
 from growcore.growth.normalization import GrowingGroupNorm, GrowingLayerNorm
 from growcore.growth.proposal import GrowthProposal
+from growcore.growth.removing import Cut, RemovedNeurons, removable_neurons, remove_neurons
 from growcore.growth.statistic import TensorStatistic
 
 __all__ = [
     "ConnectionState",
     "Conv2dGrowingModule",
     "Conv2dMergeGrowingModule",
+    "Cut",
     "FullConv2dGrowingModule",
     "GrowingGroupNorm",
     "GrowingLayerNorm",
@@ -25,7 +27,10 @@ __all__ = [
     "LinearGrowingModule",
     "LinearMergeGrowingModule",
     "MergeGrowingModule",
+    "RemovedNeurons",
     "RestrictedConv2dGrowingModule",
     "TensorStatistic",
     "known_inits",
+    "removable_neurons",
+    "remove_neurons",
 ]

@@ -318,6 +318,28 @@ class SparseConnections(nn.Module):
         # Growth may have moved every weight; a pruned one must not come back with a later restart.
         self.weight.masked_fill_(~self.mask, 0)
 
+    @torch.no_grad()
+    def connections_removed(self, dim: int, keep: Tensor) -> None:
+        """Follow a weight that lost inputs or outputs.
+
+        Args:
+            dim: the dimension of the weight that shrank: 0 outputs, 1 inputs.
+            keep: bool, for each of its old indices.
+
+        Raises:
+            ValueError: the weight now is not what `keep` leaves; the layer is then unchanged.
+        """
+        left = list(self.mask.shape)
+        left[dim] = int(keep.sum())
+        if keep.shape != (self.mask.shape[dim],) or tuple(left) != tuple(self.weight.shape):
+            raise ValueError(
+                f"connections are cut as the weight was; it is {tuple(self.weight.shape)} now, but the "
+                f"mask of shape {tuple(self.mask.shape)} would become {tuple(left)}. Cut the weight first."
+            )
+        indices = keep.nonzero().flatten().to(self.mask.device)
+        for name in ("mask", "explored", "restarted", "connections_tensor"):
+            setattr(self, name, getattr(self, name).index_select(dim, indices))
+
     def get_extra_state(self) -> Tensor:
         """The counter of training forwards, for the `state_dict`."""
         return self._num_forwards.clone()

@@ -1,0 +1,222 @@
+"""Removing hidden neurons: weights, norms, masks and the optimizer's state lose the same entries."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from growcore import models, surgery
+from growcore.config import TrialConfig
+from growcore.growth import (
+    LinearGrowingModule,
+    RemovedNeurons,
+    removable_neurons,
+    remove_neurons,
+)
+from growcore.surgery import Edit, EditKind
+
+SHAPE = (1, 8, 8)
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+}
+
+
+def built(name: str = "conv", norm: str = "batch", widths: tuple[int, ...] = (5, 6, 4)) -> nn.Module:
+    values = {
+        "data": {"name": "digits"},
+        "model": {"name": name, "widths": list(widths), "normalization": norm},
+        "pruning": {"method": "hebbian", "k1": 0.4, "k2": 0.7},
+    }
+    return models.build(TrialConfig.from_dict(values), SHAPE, 10)
+
+
+def images() -> torch.Tensor:
+    return torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, num: int = 3) -> None:
+    model.train()
+    for _ in range(num):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images()), torch.arange(16) % 10).backward()
+        optimizer.step()
+
+
+def silence(model: nn.Module, layer: str, dead: torch.Tensor) -> None:
+    """Make neurons of a layer give exactly 0 after their ReLU, whatever comes."""
+    producer = models.grow_pairs(model)[layer].previous_module
+    norm = next((m for m in producer.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)), None)
+    with torch.no_grad():
+        producer.layer.weight[dead] = 0
+        (producer.layer.bias if norm is None else norm.bias)[dead] = -1
+        if norm is not None:
+            producer.layer.bias[dead] = 0
+            norm.running_mean[dead] = 0
+
+
+def removal(layer: str, keep: torch.Tensor) -> Edit:
+    return Edit(layer, EditKind.remove, RemovedNeurons(keep), "test")
+
+
+@pytest.mark.parametrize("name", ["conv", "mlp"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@given(kept=st.lists(st.booleans(), min_size=6, max_size=6).filter(any))
+def test_removing_dead_neurons_leaves_the_function_unchanged(name, norm, kept):
+    model = built(name, norm)
+    step(model, torch.optim.SGD(model.parameters(), lr=0.05))
+    layer = "conv2" if name == "conv" else "fc2"
+    keep = torch.tensor(kept)
+    silence(model, layer, ~keep)
+    model.eval()
+    before = model(images())
+    (applied,) = surgery.apply([removal(layer, keep)], model)
+    assert models.widths(model)[layer] == int(keep.sum())
+    assert applied.number == int((~keep).sum())
+    torch.testing.assert_close(model(images()), before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer_name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", ["conv", "mlp"])
+def test_what_belongs_to_neurons_that_stay_is_carried_by_their_index(optimizer_name, name):
+    model = built(name)
+    optimizer = OPTIMIZERS[optimizer_name](model.parameters())
+    step(model, optimizer)
+    consumer = models.grow_pairs(model)["conv2" if name == "conv" else "fc2"]
+    producer = consumer.previous_module
+    keep = torch.tensor([False, True, True, False, False, True])
+    sparse = producer.layer
+    sparse.mask[:, 0] = False
+    norm = producer.post_layer_function[0]
+    kept_of = {
+        "weight": (sparse, lambda t: t[keep]),
+        "bias": (sparse, lambda t: t[keep]),
+        "norm": (norm, lambda t: t[keep]),
+        "reads": (consumer.layer, lambda t: t[:, keep]),
+    }
+    wanted = {}
+    for key, (module, part) in kept_of.items():
+        p = module.bias if key == "bias" else module.weight
+        state = {k: part(v) for k, v in optimizer.state[p].items() if torch.is_tensor(v) and v.dim()}
+        wanted[key] = (part(p.detach().clone()), {k: v.clone() for k, v in state.items()})
+    mask, mean, variance = sparse.mask[keep], norm.running_mean[keep], norm.running_var[keep]
+    surgery.apply([removal("conv2" if name == "conv" else "fc2", keep)], model, optimizer)
+    for key, (module, _) in kept_of.items():
+        p = module.bias if key == "bias" else module.weight
+        assert torch.equal(p, wanted[key][0]), key
+        for k, v in wanted[key][1].items():
+            assert torch.equal(optimizer.state[p][k], v), (key, k)
+    assert torch.equal(sparse.mask, mask)
+    assert sparse.connections_tensor.shape == sparse.explored.shape == sparse.weight.shape
+    assert torch.equal(norm.running_mean, mean)
+    assert torch.equal(norm.running_var, variance)
+    held = optimizer.param_groups[0]["params"]
+    assert [id(p) for p in held] == [id(p) for p in model.parameters()]
+    assert set(optimizer.state) == set(model.parameters())
+    step(model, optimizer)
+
+
+@pytest.mark.parametrize("name", ["resnet", "vgg"])
+def test_hidden_neurons_of_blocks_and_stages_can_be_removed(name):
+    values = {
+        "data": {"name": "digits"},
+        "model": {"name": name, "widths": [4, 4], "blocks": [2, 2], "normalization": "batch"},
+    }
+    model = models.build(TrialConfig.from_dict(values), SHAPE, 10).eval()
+    for layer in models.widths(model):
+        dead = torch.tensor([False, True, False, True])
+        silence(model, layer, dead)
+        before = model(images())
+        surgery.apply([removal(layer, ~dead)], model)
+        torch.testing.assert_close(model(images()), before, atol=1e-5, rtol=1e-5)
+    assert set(models.widths(model).values()) == {2}
+
+
+@given(at=st.integers(0, 2))
+def test_a_failing_edit_puts_removed_neurons_back(at):
+    model = built()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    step(model, optimizer)
+    before = [v.clone() for v in (*model.parameters(), *model.buffers())]
+    moments = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
+    identities = [id(p) for p in model.parameters()]
+    edits = [
+        removal("conv1", torch.tensor([True, False, True, True, False])),
+        removal("conv2", torch.tensor([True, False, True, True, False, True])),
+    ]
+    edits.insert(at, removal("conv9", torch.ones(3, dtype=torch.bool)))
+    with pytest.raises(ValueError, match=r"No layer 'conv9' can lose neurons. Layers that can: conv1, conv2"):
+        surgery.apply(edits, model, optimizer)
+    after = [*model.parameters(), *model.buffers()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert [id(p) for p in model.parameters()] == identities
+    assert all(
+        torch.equal(optimizer.state[p]["momentum_buffer"], m)
+        for p, m in zip(model.parameters(), moments, strict=True)
+    )
+    step(model, optimizer)
+
+
+@pytest.mark.parametrize(
+    "keep", [torch.zeros(6, dtype=torch.bool), torch.ones(5, dtype=torch.bool), torch.ones(6)]
+)
+def test_one_neuron_at_least_stays_and_the_choice_must_fit_the_layer(keep):
+    model = built()
+    with pytest.raises(ValueError, match=r"each of the 6 neurons of conv2 whether it stays"):
+        surgery.apply([removal("conv2", keep)], model)
+    assert models.widths(model) == {"conv1": 5, "conv2": 6}
+
+
+def pair(norm: nn.Module) -> LinearGrowingModule:
+    first = LinearGrowingModule(3, 6, post_layer_function=nn.Sequential(norm, nn.ReLU()), name="first")
+    return LinearGrowingModule(6, 2, previous_module=first, name="second")
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.LayerNorm(6, elementwise_affine=False), nn.PReLU(6)])
+def test_neurons_that_are_normalised_together_or_hold_values_of_their_own_stay(norm):
+    consumer = pair(norm)
+    assert not removable_neurons(consumer).any()
+    with pytest.raises(ValueError, match=r"1 of the neurons to remove from first cannot go"):
+        remove_neurons(consumer, torch.arange(6) != 2)
+    assert consumer.weight.shape == (2, 6)
+
+
+def test_neurons_that_passed_a_norm_by_since_they_grew_can_go():
+    consumer = pair(nn.LayerNorm(6))
+    consumer.create_layer_extensions(3)
+    consumer.apply_change(scaling_factor=1.0)
+    consumer.delete_update()
+    assert removable_neurons(consumer).tolist() == [False] * 6 + [True] * 3
+    first = consumer.previous_module
+    x = torch.randn(4, 3)
+    with torch.no_grad():
+        first.weight[7] = 0
+        first.bias[7] = -1
+    before = consumer(first(x))
+    remove_neurons(consumer, torch.arange(9) != 7)
+    torch.testing.assert_close(consumer(first(x)), before)
+    assert first(x).shape == (4, 8)
+
+
+def test_a_model_takes_recorded_widths_below_and_above_its_own():
+    narrowed = built()
+    surgery.apply([removal("conv1", torch.tensor([False, True, False, True, True]))], narrowed)
+    models.resize(narrowed, {"conv1": 3, "conv2": 9})
+    rebuilt = built()
+    models.resize(rebuilt, models.widths(narrowed))
+    rebuilt.load_state_dict(narrowed.state_dict())
+    assert models.widths(rebuilt) == {"conv1": 3, "conv2": 9}
+    assert torch.equal(rebuilt.eval()(images()), narrowed.eval()(images()))
+
+
+def test_a_copy_of_a_narrowed_model_shares_nothing():
+    model = built()
+    surgery.apply([removal("conv1", torch.tensor([False, True, False, True, True]))], model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        next(iter(twin.parameters())).add_(1)
+    assert not torch.equal(next(iter(twin.parameters())), next(iter(model.parameters())))
