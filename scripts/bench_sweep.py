@@ -8,6 +8,7 @@ Each row runs trials of one report that train nothing, two at a time, on a local
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -40,7 +41,10 @@ class Trivial(tune.Trainable):
 
 
 def run_trials(num_trials: int, reuse: bool) -> float:
-    """Mean seconds of a slot from one trial's report to the next's, the first of each slot left out."""
+    """Mean seconds of a slot from one trial's report to the next's, the first of each slot left out.
+
+    A reused worker is its slot, so its own reports are compared; new workers are taken as NUM_SLOTS slots.
+    """
     with tempfile.TemporaryDirectory() as folder:
         tuner = tune.Tuner(
             tune.with_resources(Trivial, {"cpu": 1}),
@@ -53,8 +57,12 @@ def run_trials(num_trials: int, reuse: bool) -> float:
             ),
         )
         results = tuner.fit()
-    ended = sorted(result.metrics["began"] for result in results if result.metrics is not None)
-    warm = ended[NUM_SLOTS:]
+    reports = sorted((r.metrics["began"], r.metrics["pid"]) for r in results if r.metrics is not None)
+    if reuse:
+        slots = [[began for began, pid in reports if pid == each] for each in {pid for _, pid in reports}]
+        gaps = [b - a for slot in slots for a, b in itertools.pairwise(slot)]
+        return sum(gaps) / len(gaps)
+    warm = [began for began, _ in reports[NUM_SLOTS:]]
     return NUM_SLOTS * (warm[-1] - warm[0]) / (len(warm) - 1)
 
 
