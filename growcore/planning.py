@@ -17,6 +17,8 @@ class PlannedCost:
     training_flops: int  # dense, forward and backward over all epochs; statistics are left out
     parameters: int  # at the end
     forward_flops: int  # of one sample, at the end
+    widths: dict[str, int]  # of the growable layers, at the end
+    growth_epochs: tuple[int, ...]  # epochs before which growth is due
 
 
 def planned_cost(config: TrialConfig) -> PlannedCost:
@@ -30,15 +32,16 @@ def planned_cost(config: TrialConfig) -> PlannedCost:
     images = data.load(config.data, "cpu", config.imports)
     model = models.build(config, images.image_shape, images.num_classes)
     size = cost.measure(model, images.image_shape)
-    flops, num_growths = 0, 0
+    flops = 0
+    growth_epochs: list[int] = []
     for epoch in range(config.training.num_epochs):
-        progress = policies.Progress(epoch, config.training.num_epochs, num_growths)
+        progress = policies.Progress(epoch, config.training.num_epochs, len(growth_epochs))
         if policies.growth_is_due(config.growth, progress):
-            _grow(model, config, num_growths)
-            num_growths += 1
+            _grow(model, config, len(growth_epochs))
+            growth_epochs.append(epoch)
             size = cost.measure(model, images.image_shape)
         flops += size.training_flops * len(images.train)
-    return PlannedCost(flops, size.parameters, size.forward_flops)
+    return PlannedCost(flops, size.parameters, size.forward_flops, models.widths(model), tuple(growth_epochs))
 
 
 def _grow(model: nn.Module, config: TrialConfig, num_growths: int) -> None:

@@ -101,7 +101,7 @@ def main() -> None:
     metavar="KEY=VALUE",
     help="Take a key out of the space and set it for all trials; may be repeated.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and a few sampled trials; start nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, sampled trials and their cost; start nothing.")
 def launch(
     overrides: tuple[str, ...],
     config_dirs: tuple[Path, ...],
@@ -128,6 +128,8 @@ def launch(
     if dry_run:
         name = config.sweep.name or f"{config.space_name.replace('_', '-')}-XXXX"
         plan.show(plan.render(config, space, name, num_samples=_NUM_SAMPLED))
+        click.echo()  # the plan is there to read while trials are timed
+        plan.show(plan.cost(config, space))
         click.echo("\nNothing was started: leave out --dry-run to launch.")
         return
     from sweeps import sweep

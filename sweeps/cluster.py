@@ -120,6 +120,12 @@ def num_slots(config: ClusterConfig) -> int:
     return fitting if config.num_concurrent is None else min(fitting, config.num_concurrent)
 
 
+def num_local_slots(config: ClusterConfig, num_cpus: float, num_gpus: float) -> int:
+    """Trials that could run at once on one machine like this, without asking Ray."""
+    fitting = _fitting(config, {"CPU": num_cpus, "GPU": num_gpus})
+    return fitting if config.num_concurrent is None else min(fitting, config.num_concurrent)
+
+
 def _fitting(config: ClusterConfig, resources: dict[str, float]) -> int:
     limits = []
     if config.cpus_per_trial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -11,6 +12,9 @@ from rich.text import Text
 
 from sweeps.config import TRIAL_GROUPS, ClusterConfig, SchedulerConfig, SchedulerName, SweepConfig
 from sweeps.space import SearchSpace, quote
+
+if TYPE_CHECKING:
+    from sweeps.estimate import Estimate, TrialEstimate
 
 _PIPE_WIDTH = 140  # columns where there is no terminal to ask
 
@@ -34,6 +38,58 @@ def render(config: SweepConfig, space: SearchSpace, name: str, num_samples: int 
     if num_samples:
         parts += ["", _samples(space, num_samples)]
     return Group(*parts)
+
+
+def cost(config: SweepConfig, space: SearchSpace) -> RenderableType:
+    """What the sweep will cost, by planning sampled trials and timing three of them; imports torch."""
+    from sweeps import estimate
+
+    try:
+        found = estimate.estimate(config, space)
+    except (ValueError, OSError, RuntimeError) as error:  # no data, no room: the plan stands without it
+        return Text(f"cost: not estimated, as a sampled trial cannot be built here: {error}")
+    kinds = (found.smallest, found.median, found.largest)
+    table = _table(_cost_rows(kinds), "cost of a whole trial", "smallest", "median", "largest")
+    largest = " ".join(space.overrides(found.largest.values))
+    notes = (
+        f"  of {found.num_samples} sampled trials, each planned growth taken as full; memory without torch "
+        f"itself; time on this machine, as busy as it is now",
+        f"  the largest: {largest}",
+    )
+    return Group(table, *map(Text, notes), "", _section("cost of the sweep", _sweep_cost(config, found)))
+
+
+def _cost_rows(kinds: tuple[TrialEstimate, ...]) -> Iterable[tuple[str, ...]]:
+    yield "parameters at the end", *(f"{each.parameters:,}" for each in kinds)
+    yield "train GFLOP", *(f"{each.train_flops / 1e9:.3g}" for each in kinds)
+    yield "memory", *(f"{each.memory_bytes / 1e6:,.1f} MB" for each in kinds)
+    yield "time", *(_time(each.seconds) for each in kinds)
+
+
+def _sweep_cost(config: SweepConfig, found: Estimate) -> Iterable[tuple[str, str]]:
+    num, slots = config.sweep.num_trials, found.num_slots
+    less = (
+        ""
+        if config.scheduler.name is SchedulerName.none
+        else f"; less where {config.scheduler.name} stops early"
+    )
+    yield "train GFLOP", f"{num * found.mean_train_flops / 1e9:.3g} if every trial runs to its end{less}"
+    if found.mean_seconds is None:
+        yield "time", f"unknown: this machine has no {found.device} device to time a trial on"
+    elif found.sweep_seconds is None:
+        every = _time(num * found.mean_seconds)
+        yield "time", f"{every} of slots: how many slots there are, only the cluster knows{less}"
+    else:
+        each = f"{num} trials of {_time(found.mean_seconds)} on {slots} slot{'s' if slots != 1 else ''}"
+        yield "time", f"about {_time(found.sweep_seconds)}: {each}{less}"
+
+
+def _time(seconds: float | None) -> str:
+    from sweeps.leaderboard import duration
+
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
 def show(renderable: RenderableType) -> None:

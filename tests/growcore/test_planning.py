@@ -29,10 +29,16 @@ def test_the_plan_of_a_network_that_does_not_grow_is_what_its_training_costs():
 def test_the_plan_of_a_growing_network_ends_at_the_size_that_full_growth_reaches(where):
     # Random growth accepts every neuron, so the plan must come true; its statistics cost a little more.
     setting = config({"method": "random", "num_neurons": 2, "where": where, "max_width": 7})
-    last = list(Training(setting))[-1]
+    reports = list(Training(setting))
+    last = reports[-1]
     plan = planned_cost(setting)
     assert plan.parameters == last.metrics["model/parameters"]
     assert plan.forward_flops == last.metrics["model/forward_flops"]
+    assert {
+        f"model/width/{name}": width for name, width in plan.widths.items()
+    }.items() <= last.metrics.items()
+    # Where every layer is full, a growth is due that brings nothing.
+    assert {e.epoch for r in reports for e in r.edits} <= set(plan.growth_epochs) == {1, 2, 3}
     assert plan.training_flops <= last.metrics["cost/train_flops"] <= 1.5 * plan.training_flops
 
 

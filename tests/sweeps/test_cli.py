@@ -29,6 +29,11 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _cost_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "cost", lambda config, space: f"cost of {config.space_name}")
+
+
 def launch(*words: str) -> Result:
     return CliRunner().invoke(main, ["launch", "--dry-run", *words])
 
@@ -55,7 +60,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(folder):
     assert result.exit_code == 0
     for text in (
         "grow-prune-XXXX",
-        "64 trials of 10 epochs",
+        "64 trials of 20 epochs",
         "tpe (seed 0) to maximize val/accuracy",
         "asha by train_flops",
         "1 CPU a trial, as many as fit at a time",
@@ -67,6 +72,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(folder):
         "one of none, tiny, random",
         "growth == tiny",
         "sampled trials",
+        "cost of grow_prune",
         "Nothing was started",
     ):
         assert text in result.stdout
@@ -239,10 +245,24 @@ def test_help_imports_nothing_heavy():
     assert imported_by("launch", "--help") == ([], 0)
 
 
-def test_plans_and_wrong_requests_import_hydra_alone():
-    assert imported_by("launch", "--dry-run") == (["hydra"], 0)
-    assert imported_by("launch", "optimizer.lrr=1")[1] == 2
-    assert set(imported_by("launch", "optimizer.lr=nothing")[0]) <= {"hydra"}
+def test_wrong_requests_import_hydra_alone():
+    for words in (
+        ["optimizer.lrr=1"],
+        ["--dry-run", "pruning.k1=0.3"],
+        ["--dry-run", "optimizer.lr=nothing"],
+    ):
+        modules, exit_code = imported_by("launch", *words)
+        assert exit_code == 2
+        assert set(modules) <= {"hydra"}
+
+
+@pytest.mark.slow
+def test_a_dry_run_needs_no_cluster_and_no_records(folder):
+    """It reads no image either where there is none."""
+    modules, exit_code = imported_by("launch", "--dry-run", "data=fashion_mnist")
+    assert exit_code == 0
+    assert {"ray", "mlflow"}.isdisjoint(modules)
+    assert list(folder.iterdir()) == []
 
 
 def test_the_module_is_the_command():
