@@ -35,12 +35,13 @@ def pick(study: Study, number: int | None = None) -> TrialRow:
         ConfigError: no trial is complete, or there is no such complete trial.
     """
     if number is None:
-        ranked = study.rank()
-        if not ranked:
+        found = study.best()
+        if found is None:
+            kept = " and keeps every constraint" if study.goals.constraints else ""
             raise ConfigError(
-                f"No trial of {study.name} is complete, so none is best. See: sweeps show {study.name}"
+                f"No trial of {study.name} is complete{kept}, so none is best. See: sweeps show {study.name}"
             )
-        return ranked[0]
+        return found
     try:
         row = study.row(number)
     except KeyError as error:

@@ -246,6 +246,8 @@ def _unquoted(value: Any) -> Any:
 
     if isinstance(value, list):
         return [_unquoted(item) for item in value]
+    if isinstance(value, dict):
+        return {str(_unquoted(key)): _unquoted(item) for key, item in value.items()}
     return value.text if isinstance(value, QuotedString) else value
 
 

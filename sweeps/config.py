@@ -24,17 +24,11 @@ from growcore.config import TrialConfig, suggest_name
 
 TRIAL_GROUPS = ("data", "model", "growth", "pruning", "optimizer", "training")
 GROUPS = (*TRIAL_GROUPS, "space", "search", "scheduler", "cluster", "tracking")
+SAMPLERS = ("tpe", "random", "grid", "nsga2", "nsga3", "cmaes", "gp", "qmc")
 
 
 class ConfigError(ValueError):
     """The request was wrong: the message names the key, the value and the fix (exit code 2)."""
-
-
-class Sampler(StrEnum):
-    """What chooses the next trial."""
-
-    tpe = "tpe"
-    random = "random"
 
 
 class Direction(StrEnum):
@@ -78,30 +72,50 @@ class SweepSettings:
 
 @dataclass(kw_only=True, slots=True)
 class SearchConfig:
-    """How the next trial is chosen."""
+    """How the next trial is chosen, and what for."""
 
-    sampler: Sampler = Sampler.tpe
+    sampler: str = "tpe"  # one of SAMPLERS, or the name of a class in optuna.samplers
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of that class, plain values
     seed: int = 0  # of the sampler; the same seed and order give the same suggestions
-    num_startup_trials: int = 8  # random trials before tpe begins to model
     metric: str = "val/accuracy"  # a metric key of the reports; never test/*, which is shown only
     direction: Direction = Direction.maximize
+    further_objectives: dict[str, Direction] = field(default_factory=dict)  # metric -> its direction
+    constraints: dict[str, str] = field(default_factory=dict)  # metric -> "<= NUMBER" or ">= NUMBER"
+    first: list[Any] = field(default_factory=list)  # trials to try first: best/NAME, or {KEY: VALUE}
+    warm_start: list[str] = field(default_factory=list)  # earlier sweeps whose complete trials are known
 
     def __post_init__(self) -> None:
+        _require(
+            self.sampler in SAMPLERS or re.fullmatch(r"[A-Z]\w*Sampler", self.sampler) is not None,
+            "search.sampler",
+            self.sampler,
+            f"must be one of {', '.join(SAMPLERS)}, or a class of optuna.samplers",
+            "tpe",
+        )
         _require(self.seed >= 0, "search.seed", self.seed, "must not be negative", "0")
+        for key in (self.metric, *self.further_objectives, *self.constraints):
+            _require(
+                not key.startswith("test/"),
+                "search.metric",
+                key,
+                "must not be measured on test data, which would then choose",
+                "val/accuracy",
+            )
         _require(
-            self.num_startup_trials >= 1,
-            "search.num_startup_trials",
-            self.num_startup_trials,
-            "must be at least 1",
-            "8",
-        )
-        _require(
-            not self.metric.startswith("test/"),
-            "search.metric",
+            self.metric not in self.further_objectives,
+            "search.further_objectives",
             self.metric,
-            "must not be measured on test data, which would then choose",
-            "val/accuracy",
+            "must not name search.metric again",
+            "{model/nonzero_parameters: minimize}",
         )
+        for trial in self.first:
+            _require(
+                isinstance(trial, dict) or (isinstance(trial, str) and trial.startswith("best/")),
+                "search.first",
+                trial,
+                "lists trials, each best/NAME or {KEY: VALUE}",
+                "[best/NAME, {pruning.k1: 0.3}]",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -291,6 +305,14 @@ def _convert(key: str, value: Any, annotation: Any) -> Any:
         annotation, _ = typing.get_args(annotation)
         if value is None:
             return None
+    if typing.get_origin(annotation) is list:
+        (item,) = typing.get_args(annotation)
+        return [_convert(key, each, item) for each in _typed(key, value, list)]
+    if typing.get_origin(annotation) is dict:
+        _, item = typing.get_args(annotation)
+        return {str(k): _convert(f"{key}.{k}", each, item) for k, each in _typed(key, value, dict).items()}
+    if annotation is Any:
+        return value
     if issubclass(annotation, StrEnum):
         known = [member.value for member in annotation]
         if value not in known:
@@ -298,8 +320,12 @@ def _convert(key: str, value: Any, annotation: Any) -> Any:
         return annotation(value)
     if annotation is float and type(value) is int:
         return float(value)
-    if type(value) is not annotation:
-        raise ConfigError(f"{key} must be of type {annotation.__name__}; got {value!r}.")
+    return _typed(key, value, annotation)
+
+
+def _typed(key: str, value: Any, kind: type[Any]) -> Any:
+    if type(value) is not kind:
+        raise ConfigError(f"{key} must be of type {kind.__name__}; got {value!r}.")
     return value
 
 

@@ -37,7 +37,8 @@ class Entry:
 
 
 def entries(study: Study, reports: Reports | None = None) -> list[Entry]:
-    """Complete trials best first, then those stopped early, those that run, those that failed.
+    """Complete trials as `Study.rank` orders them, then those stopped early, those that run or wait, those
+    that failed.
 
     Args:
         study: whose trials.
@@ -49,7 +50,7 @@ def entries(study: Study, reports: Reports | None = None) -> list[Entry]:
         by_state[TrialState.running] = [_reported(row, study.metric, reports(row.number)) for row in running]
     ordered = study.rank() + [
         row
-        for state in (TrialState.stopped, TrialState.running, TrialState.failed)
+        for state in (TrialState.stopped, TrialState.running, TrialState.waiting, TrialState.failed)
         for row in by_state[state]
     ]
     return [entry(row) for row in ordered]

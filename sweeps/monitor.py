@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeps import events
 from sweeps.progress import Progress
-from sweeps.search import Assignment, TrialRow, TrialState
+from sweeps.search import Assignment, TrialRow
 
 
 class Monitor:
@@ -45,6 +45,10 @@ class Monitor:
         said = events.failure(self._folder / str(number))
         return said or f"its workers died: {self._deaths.get(number, 'at once')}"
 
+    def say(self, text: str) -> None:
+        """Something people should know."""
+        self._shown.say(text)
+
     def ended(self, row: TrialRow) -> None:
         """A trial ended: the study knows, now the run folder does, for the records."""
         self._write(row)
@@ -53,7 +57,7 @@ class Monitor:
     def catch_up(self, rows: list[TrialRow]) -> None:
         """Write what an earlier driver told the study and died before it wrote."""
         for row in rows:
-            if row.state is not TrialState.running and not self._path(row, events.OUTCOME).exists():
+            if row.state.has_ended and not self._path(row, events.OUTCOME).exists():
                 self._write(row)
 
     def _write(self, row: TrialRow) -> None:

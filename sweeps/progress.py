@@ -66,7 +66,7 @@ class Tally:
     def add(self, row: TrialRow) -> None:
         """Count a trial that ended."""
         self.done += 1
-        if row.state is not TrialState.complete or row.value is None:
+        if row.state is not TrialState.complete or row.value is None or row.violations:
             return
         if self._best is None or (row.value > self._best[0]) == self._maximize:
             self._best = (row.value, row.number)

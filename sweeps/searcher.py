@@ -12,16 +12,15 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from sweeps.search import Assignment, Outcome, Space, Study, TrialRow
+from sweeps.search import Assignment, Exhausted, Outcome, Space, Study, TrialRow
 
 METRICS = "metrics"  # prefix of report metrics in a Tune result: metrics/val/accuracy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
-    """What ends a sweep and a trial."""
+    """By what trials are compared."""
 
-    budget: int  # trials asked for, whatever becomes of them
     fidelity: str  # result key that says how far a trial came: "epoch" or "metrics/cost/train_flops"
 
 
@@ -31,11 +30,12 @@ class StudySearcher(Searcher):
     Args:
         study: owns trials and budget.
         space: what `study.ask` draws from.
-        goal: budget and fidelity.
+        goal: fidelity.
         job: the plain values a worker gets for an assignment.
         capacity: how many trials fit at once, asked before each suggestion.
         on_end: called with the row of each trial that ended.
         failure: why the trial of this number failed, where its worker is gone.
+        say: told what people should know.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class StudySearcher(Searcher):
         capacity: Callable[[], int],
         on_end: Callable[[TrialRow], None],
         failure: Callable[[int], str],
+        say: Callable[[str], None],
     ) -> None:
         super().__init__()
         self._study = study
@@ -57,6 +58,7 @@ class StudySearcher(Searcher):
         self._capacity = capacity
         self._on_end = on_end
         self._failure = failure
+        self._say = say
         self._orphans = study.orphans(space)
         self._numbers: dict[str, int] = {}  # of live trials, by Tune's trial id
         self._last: dict[int, dict[str, Any]] = {}
@@ -67,24 +69,30 @@ class StudySearcher(Searcher):
         return [orphan.number for orphan in self._orphans]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next job, None while every slot is taken, FINISHED when the study holds the budget."""
+        """The next job; None while every slot is taken, or nothing is left but trials that still run, as
+        others may add to the sweep; FINISHED when the study holds the budget.
+        """
         if len(self._numbers) >= self._capacity():
             return None
         assignment = self._next()
         if assignment is None:
-            return str(Searcher.FINISHED)
+            return None if self._numbers else str(Searcher.FINISHED)
         self._numbers[trial_id] = assignment.number
         return {"job": self._job(assignment)}
 
     def _next(self) -> Assignment | None:
         if self._orphans:
             return self._orphans.pop(0)
-        while self._study.num_asked() < self._goal.budget:
-            number = self._study.num_asked()
-            assignment = self._study.ask(self._space)
-            if assignment is not None:
-                return assignment
-            self._on_end(self._study.row(number))  # its parameters contradict each other
+        while self._study.num_asked() < self._study.budget:
+            try:
+                found = self._study.ask(self._space)
+            except Exhausted as error:
+                self._say(f"no trials beyond {self._study.num_asked()}: {error}")
+                self._study.set_budget(self._study.num_asked())
+                return None
+            if isinstance(found, Assignment):
+                return found
+            self._on_end(found)  # its parameters contradict each other
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -108,7 +116,7 @@ class StudySearcher(Searcher):
         elif "failed" in result:
             self._study.fail(number, result["failed"], outcome)
         elif result.get("finished"):
-            self._study.complete(number, outcome.metrics[self._study.metric], outcome)
+            self._study.complete(number, outcome.metrics.get(self._study.metric), outcome)
         else:
             self._stopped(number, result, outcome)
         self._on_end(self._study.row(number))

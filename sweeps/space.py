@@ -109,7 +109,7 @@ class SearchSpace:
 
     def suggest(self, trial: TrialLike) -> dict[str, Any]:
         """Ask for the values of one trial; keys whose condition does not hold are left out."""
-        return self._walk(lambda dimension, lookup: _suggest(dimension, trial, lookup))[0]
+        return self.walk(lambda dimension, lookup: _suggest(dimension, trial, lookup))[0]
 
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The values that a sampler's params stand for: what `suggest` gave when they were drawn.
@@ -139,7 +139,7 @@ class SearchSpace:
             params[distribution.name] = distribution.encode(values[dimension.key], lookup)
             return values[dimension.key]
 
-        active, _ = self._walk(take)
+        active, _ = self.walk(take)
         for key in values:
             if key not in active:
                 raise ConfigError(f"{key} is not searched here. {suggest_key(key, list(active))}")
@@ -174,9 +174,21 @@ class SearchSpace:
 
     # Walking the space
 
-    def _walk(
-        self, take: Callable[[Dimension, Callable[[str], Any]], Any]
+    def walk(
+        self,
+        take: Callable[[Dimension, Callable[[str], Any]], Any],
+        settled: Callable[[str], bool] = lambda key: True,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Go through the keys of one trial.
+
+        Args:
+            take: gives the value of a key; its second argument looks up what keys before it have.
+            settled: whether the value of a key is known; keys whose condition names one that is not are
+                left out.
+
+        Returns:
+            The values of all keys whose conditions hold, and the trial that has them.
+        """
         trial, choices = copy.deepcopy(self._base), dict(self._choices)
 
         def lookup(key: str) -> Any:
@@ -184,6 +196,8 @@ class SearchSpace:
 
         values: dict[str, Any] = {}
         for dimension in self._dimensions.values():
+            if not all(settled(c.key) and settled(c.key.partition(".")[0]) for c in dimension.conditions):
+                continue
             if not all(condition.holds(lookup) for condition in dimension.conditions):
                 continue
             value = take(dimension, lookup)
@@ -194,6 +208,24 @@ class SearchSpace:
             else:
                 set_key(trial, dimension.key, value)
         return values, trial
+
+    def option_like(self, group: str, part: Mapping[str, Any]) -> str:
+        """An option of a searched group that has the method, or the name, of a trial's part.
+
+        Raises:
+            ConfigError: the group has no such option.
+        """
+        kind = "method" if "method" in part else "name"
+        options: list[str] = list(self._dimensions[group].distribution.values)  # type: ignore[union-attr]
+        for option in options:
+            if self._option(group, option).get(kind) == part.get(kind):
+                return option
+        known = ", ".join(options)
+        raise ConfigError(f"No option of {group} has {group}.{kind}={part.get(kind)}. Known: {known}.")
+
+    def condition(self, key: str) -> str:
+        """What must hold for a searched key to be set, for people; empty where it always is."""
+        return self._condition_text(self._dimensions[key])
 
     def _option(self, group: str, option: Any) -> dict[str, Any]:
         known = self._group_options.get(group, {})

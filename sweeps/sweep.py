@@ -6,12 +6,13 @@ hands out what an earlier driver left running and then asks until the study hold
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,13 +23,13 @@ from typing import Any
 import yaml
 
 from growcore.config import TrialConfig
-from sweeps import best, events, records
+from sweeps import best, events, records, starting
 from sweeps.cluster import connected, num_slots
 from sweeps.config import ConfigError, Direction, SweepConfig
 from sweeps.events import FORMAT
 from sweeps.monitor import Monitor, stop_on_signal
 from sweeps.progress import Progress, progress
-from sweeps.search import SamplerSettings, Study, TrialRow, TrialState, study_url
+from sweeps.search import SamplerSettings, Study, TrialRow, study_url
 from sweeps.space import SearchSpace
 
 _PLAN = "plan.yaml"
@@ -81,6 +82,63 @@ def launch(config: SweepConfig, name: str, command: list[str], trainable: type[A
         "config": config.to_dict(),
     }
     return _Run(config, folder, plan, trainable).start(is_new=True)
+
+
+def notes(config: SweepConfig, space: SearchSpace) -> list[str]:
+    """What people should know of a search before it starts: what its sampler cannot do, where it starts.
+
+    Raises:
+        ConfigError: the search cannot be done, or starts from what is not there.
+    """
+    aims = starting.goals(config.search)
+    sources = [_source(Path(config.storage.root), name) for name in config.search.warm_start]
+    found = [starting.known(space, aims, source).note for source in sources]
+    return [*starting.check(config, space), *found]
+
+
+def extend(root: Path, name: str, num_trials: str) -> int:
+    """Change how many trials a sweep may run; a running one goes on, another is to be resumed.
+
+    Args:
+        root: storage root.
+        name: of the sweep.
+        num_trials: `+20` for so many more, `84` for so many in all.
+
+    Returns:
+        The new number in all.
+
+    Raises:
+        ConfigError: there is no such sweep, or it has handed out more trials already.
+    """
+    if re.fullmatch(r"\+?\d+", num_trials) is None:
+        raise ConfigError(f"--trials must be +NUMBER, or NUMBER in all; got {num_trials}.")
+    study = open_study(root, name)
+    budget = study.budget + int(num_trials) if num_trials.startswith("+") else int(num_trials)
+    study.set_budget(budget)
+    return budget
+
+
+def enqueue(root: Path, name: str, words: Sequence[str]) -> int:
+    """Add a trial to a sweep, to be handed out next; keys not given are drawn by its sampler.
+
+    Args:
+        root: storage root.
+        name: of the sweep.
+        words: `KEY=VALUE` of searched keys.
+
+    Returns:
+        How many trials the sweep may run now: one more.
+
+    Raises:
+        ConfigError: there is no such sweep, or a value is not of its space.
+    """
+    config = SweepConfig.from_dict(read_plan(root, name)["config"])
+    params = starting.typed(SearchSpace.of(config), words)
+    study = open_study(root, name)
+    # The budget first: a driver that finds the trial finds room for it.
+    study.set_budget(study.budget + 1)
+    study.enqueue(params)
+    return study.budget
 
 
 def resume(root: Path, name: str, trainable: type[Any] | None = None) -> Result:
@@ -151,8 +209,9 @@ class _Run:
         records.probe(uri)
         _check_data(self._config.trial)
         study = None if is_new else self._study()
-        done = [] if study is None else [r for r in study.rows() if r.state is not TrialState.running]
-        search, budget = self._config.search, self._config.sweep.num_trials
+        done = [] if study is None else [r for r in study.rows() if r.state.has_ended]
+        search = self._config.search
+        budget = self._config.sweep.num_trials if study is None else study.budget
         shown = progress(budget, len(done), search.metric, search.direction is Direction.maximize)
         began = time.monotonic()
         with ThreadPoolExecutor(1) as pool, closing(shown):
@@ -165,6 +224,8 @@ class _Run:
             with connected(self._config.cluster):
                 tracking = opening.result()
                 ready = study or self._create()
+                for note in self._prepare(ready):
+                    shown.say(note)
                 slots = num_slots(self._config.cluster)
                 shown.say(f"{slots} trials at a time; a worker takes some seconds to start, once")
 
@@ -192,20 +253,16 @@ class _Run:
 
     def _study(self) -> Study:
         search, url, name = self._config.search, study_url(self._root), self._folder.name
-        how = SamplerSettings(
-            name=search.sampler, seed=search.seed, num_startup_trials=search.num_startup_trials
-        )
+        how = starting.settings(search)
         try:
             return Study.load(url, name, how)
         except KeyError:
-            return Study.create(
-                url,
-                name,
-                how,
-                metric=search.metric,
-                direction=search.direction,
-                budget=self._config.sweep.num_trials,
-            )
+            aims = starting.goals(search)
+            return Study.create(url, name, how, goals=aims, budget=self._config.sweep.num_trials)
+
+    def _prepare(self, study: Study) -> list[str]:
+        sources = [_source(self._root, name) for name in self._config.search.warm_start]
+        return starting.prepare(study, self._config, self._space, sources)
 
     def _fit(self, study: Study, shown: Progress) -> None:
         from sweeps import tuner
@@ -225,13 +282,13 @@ class _Run:
         rows = study.rows()
         before = {row.number for row in done}
         worked = sum(r.outcome.metrics.get("cost/wall_seconds", 0.0) for r in rows if r.number not in before)
-        running = any(row.state is TrialState.running for row in rows)
-        ranked = study.rank()
+        left = any(not row.state.has_ended for row in rows)
+        chosen = study.best()
         return Result(
             study=study,
             folder=self._folder,
-            best=best.export(study, ranked[0], self._folder / "best.yaml") if ranked else None,
-            interrupted=running or len(rows) < self._config.sweep.num_trials,
+            best=best.export(study, chosen, self._folder / "best.yaml") if chosen else None,
+            interrupted=left or len(rows) < study.budget,
             seconds=seconds,
             num_slots=slots,
             busy=min(1.0, worked / max(1e-9, seconds * slots)),
@@ -241,11 +298,16 @@ class _Run:
     def _note(self, study: Study, result: Result) -> None:
         num = study.summary().num_trials
         metrics = {f"trials/{state.value}": float(count) for state, count in num.items()}
-        if ranked := study.rank():
-            metrics |= {f"best/{key}": value for key, value in ranked[0].outcome.metrics.items()}
+        if (found := study.best()) is not None:
+            metrics |= {f"best/{key}": value for key, value in found.outcome.metrics.items()}
         status = "interrupted" if result.interrupted else "complete"
         outcome = {"status": status, "metrics": metrics, "time": time.time()}
         events.write_json(self._folder / events.OUTCOME, outcome)
+
+
+def _source(root: Path, name: str) -> starting.Source:
+    config = SweepConfig.from_dict(read_plan(root, name)["config"])
+    return starting.Source(name=name, config=config, rows=open_study(root, name).rows())
 
 
 def _exists(folder: Path) -> str:

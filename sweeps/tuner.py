@@ -53,11 +53,12 @@ def fit(
     searcher = StudySearcher(
         study,
         space,
-        Goal(budget=setting.config.sweep.num_trials, fidelity=fidelity_key(setting.config.scheduler)),
+        Goal(fidelity=fidelity_key(setting.config.scheduler)),
         job=job,
         capacity=lambda: num_slots(cluster),
         on_end=monitor.ended,
         failure=monitor.failure,
+        say=monitor.say,
     )
     monitor.adopt(searcher.adopted)
     resources = {"cpu": cluster.cpus_per_trial, "gpu": cluster.gpus_per_trial}

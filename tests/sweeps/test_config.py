@@ -84,9 +84,25 @@ def test_sweep_keys_are_those_of_the_parts_of_a_sweep():
         ("sweep.num_trials=two", r"sweep\.num_trials must be of type int; got 'two'"),
         ("sweep.num_trials=true", r"sweep\.num_trials must be of type int; got True"),
         ("sweep.name=a/b", r"sweep\.name names a folder.*got sweep\.name=a/b"),
-        ("search.sampler=tpee", r"search\.sampler must be one of tpe, random; got 'tpee'"),
+        (
+            "search.sampler=tpee",
+            r"search\.sampler must be one of tpe, random, grid.*or a class of optuna\.samplers; got .*=tpee",
+        ),
         ("search.seed=-1", r"search\.seed must not be negative"),
-        ("search.num_startup_trials=0", r"search\.num_startup_trials must be at least 1"),
+        (
+            "search.first=[1]",
+            r"search\.first lists trials, each best/NAME or \{KEY: VALUE\}; got search\.first=1",
+        ),
+        (
+            "search.further_objectives={val/loss: down}",
+            r"further_objectives\.val/loss must be one of maximize, m",
+        ),
+        ("search.further_objectives={val/accuracy: minimize}", r"must not name search\.metric again"),
+        (
+            "search.constraints={test/loss: '<= 1'}",
+            r"must not be measured on test data.*got search.metric=test/loss",
+        ),
+        ("search.options=3", r"search\.options must be of type dict; got 3"),
         ("search.metric=test/accuracy", r"search\.metric must not be measured on test data"),
         ("scheduler.grace=0", r"scheduler\.grace must lie in \(0, 1\]; got scheduler\.grace=0"),
         ("scheduler.reduction_factor=1", r"scheduler\.reduction_factor must be at least 2"),

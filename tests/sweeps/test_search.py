@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_in import RANDOM, LearningRates
 
-from sweeps.search import Outcome, SamplerSettings, Study, TrialState, list_studies, study_url
+from sweeps.search import Goals, Outcome, SamplerSettings, Study, TrialState, list_studies, study_url
 
 SPACE = LearningRates()
 
@@ -21,7 +21,7 @@ def url(tmp_path: Path) -> str:
 
 def test_equal_seeds_and_orders_give_equal_parameters(url):
     def params(name: str) -> list[float]:
-        study = Study.create(url, name, SamplerSettings(seed=3, num_startup_trials=2))
+        study = Study.create(url, name, SamplerSettings(seed=3, options={"n_startup_trials": 2}))
         drawn = []
         for _ in range(5):
             assignment = study.ask(SPACE)
@@ -86,7 +86,7 @@ def test_an_objective_that_is_not_finite_fails_the_trial(url, value):
 
 def test_contradicting_parameters_are_a_failed_trial_with_the_reason(url):
     study = Study.create(url, "a")
-    assert study.ask(LearningRates(forbidden=0.0)) is None
+    assert study.ask(LearningRates(forbidden=0.0)) == study.row(0)
     assert study.row(0).state is TrialState.failed
     assert study.row(0).reason.endswith("is above 0.0.")
 
@@ -112,7 +112,8 @@ def test_a_row_gives_back_all_that_was_told(url):
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=5), maximize=st.booleans())
 def test_rank_orders_complete_trials_by_the_direction(tmp_path_factory, values, maximize):
     url = study_url(tmp_path_factory.mktemp("rank"))
-    study = Study.create(url, "a", RANDOM, direction="maximize" if maximize else "minimize")
+    direction = "maximize" if maximize else "minimize"
+    study = Study.create(url, "a", RANDOM, goals=Goals(objectives={"val/accuracy": direction}))
     for number, value in enumerate(values):
         study.ask(SPACE)
         study.complete(number, value, Outcome())

@@ -20,14 +20,16 @@ def study(tmp_path):
 
 def make(study, budget=3, capacity=9, space=None, reason="its workers died: killed"):
     ended = []
+    study.set_budget(budget)
     searcher = StudySearcher(
         study,
         space or LearningRates(),
-        Goal(budget=budget, fidelity="epoch"),
+        Goal(fidelity="epoch"),
         job=lambda assignment: {"number": assignment.number},
         capacity=lambda: capacity,
         on_end=ended.append,
         failure=lambda number: reason,
+        say=lambda text: None,
     )
     return searcher, ended
 
@@ -35,6 +37,9 @@ def make(study, budget=3, capacity=9, space=None, reason="its workers died: kill
 def test_it_hands_out_the_budget_and_not_one_more(study):
     searcher, _ = make(study, budget=3)
     assert [searcher.suggest(str(i)) for i in range(3)] == [{"job": {"number": i}} for i in range(3)]
+    assert searcher.suggest("x") is None  # others may still add to the sweep
+    for i in range(3):
+        searcher.on_trial_complete(str(i), METRICS | {"finished": True})
     assert searcher.suggest("x") == Searcher.FINISHED
     assert study.num_asked() == 3
 
@@ -55,7 +60,7 @@ def test_a_new_searcher_adopts_what_the_last_one_left_running(study):
     second, _ = make(study, budget=3)
     assert second.adopted == [1]
     handed = [second.suggest(str(i)) for i in range(3)]
-    assert handed == [{"job": {"number": 1}}, {"job": {"number": 2}}, Searcher.FINISHED]
+    assert handed == [{"job": {"number": 1}}, {"job": {"number": 2}}, None]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +93,7 @@ def test_the_reason_a_dead_worker_left_behind_is_told(study):
 def test_contradicting_parameters_fail_count_and_do_not_stop_the_sweep(study):
     searcher, ended = make(study, budget=20, space=LearningRates(forbidden=0.05), capacity=99)
     handed = 0
-    while searcher.suggest(str(handed)) != Searcher.FINISHED:
+    while searcher.suggest(str(handed)) is not None:
         handed += 1
     states = [row.state for row in study.rows()]
     assert len(states) == 20

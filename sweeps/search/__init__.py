@@ -1,0 +1,39 @@
+"""The search: a durable study of trials and what chooses the next one; the only home of Optuna.
+
+rows       what a study hands out and gives back, as plain values
+goals      objectives and constraints
+samplers   what chooses the next trial, with its options and its limits
+study      ask and tell, over Optuna's storage
+"""
+
+from sweeps.search.goals import Constraint, Goals
+from sweeps.search.rows import (
+    Assignment,
+    Exhausted,
+    Outcome,
+    SamplerSettings,
+    Space,
+    StudyRow,
+    TrialRow,
+    TrialState,
+)
+from sweeps.search.samplers import Key, limits
+from sweeps.search.study import Study, list_studies, study_url
+
+__all__ = [
+    "Assignment",
+    "Constraint",
+    "Exhausted",
+    "Goals",
+    "Key",
+    "Outcome",
+    "SamplerSettings",
+    "Space",
+    "Study",
+    "StudyRow",
+    "TrialRow",
+    "TrialState",
+    "limits",
+    "list_studies",
+    "study_url",
+]

@@ -1,0 +1,58 @@
+"""From Optuna's trials to rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from sweeps.search.rows import Outcome, TrialRow, TrialState
+
+# User attributes of trials that are not the sweep's own: where it comes from, or whom it repeats
+EARLIER, DUPLICATE = "earlier", "duplicate"
+
+_STATES = {
+    optuna.trial.TrialState.RUNNING: TrialState.running,
+    optuna.trial.TrialState.WAITING: TrialState.waiting,
+    optuna.trial.TrialState.COMPLETE: TrialState.complete,
+    optuna.trial.TrialState.PRUNED: TrialState.stopped,
+    optuna.trial.TrialState.FAIL: TrialState.failed,
+}
+
+
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Whether a trial is of an earlier sweep, or repeats a configuration."""
+    return EARLIER in trial.user_attrs or DUPLICATE in trial.user_attrs
+
+
+def read_row(trial: FrozenTrial, metric: str) -> TrialRow:
+    """A trial as plain values; `metric` is the first objective."""
+    given: Mapping[str, Any] = json.loads(trial.user_attrs.get("given", "{}"))
+    ended: Mapping[str, Any] = json.loads(trial.user_attrs.get("ended", "{}"))
+    outcome = Outcome(**ended.get("outcome", {}))
+    return TrialRow(
+        number=trial.number,
+        state=_STATES[trial.state],
+        reason=ended.get("reason"),
+        params=given.get("params", {}),
+        overrides=given.get("overrides", []),
+        config=given.get("config", {}),
+        value=_value(trial, outcome, metric),
+        values=tuple(trial.values) if trial.state is optuna.trial.TrialState.COMPLETE else (),
+        violations={key: value for key, value in trial.constraints.items() if value > 0},
+        outcome=outcome,
+        started=trial.datetime_start,
+        ended=trial.datetime_complete,
+    )
+
+
+def _value(trial: FrozenTrial, outcome: Outcome, metric: str) -> float | None:
+    if trial.state is optuna.trial.TrialState.COMPLETE:
+        return float(trial.values[0])
+    if trial.state is not optuna.trial.TrialState.PRUNED:
+        return None
+    last = trial.last_step
+    return outcome.metrics.get(metric) if last is None else trial.intermediate_values[last]

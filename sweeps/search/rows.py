@@ -1,0 +1,111 @@
+"""What a study hands out and gives back: plain values, no Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class TrialState(StrEnum):
+    """Where a trial stands; `stopped` means the scheduler ended it before its last epoch."""
+
+    waiting = "waiting"  # given by hand, not handed out yet
+    running = "running"
+    complete = "complete"
+    stopped = "stopped"
+    failed = "failed"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of the trial is left to run."""
+        return self not in (TrialState.waiting, TrialState.running)
+
+
+class Space(Protocol):
+    """What a study needs of a search space (see `sweeps.space.SearchSpace`)."""
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """Parameters drawn through `trial.suggest_float`, `suggest_int` and `suggest_categorical`."""
+
+    def overrides(self, params: dict[str, Any]) -> list[str]:
+        """The same parameters as command-line overrides."""
+
+    def apply(self, params: dict[str, Any]) -> Any:
+        """The TrialConfig these parameters give; raises ValueError where they contradict each other."""
+
+
+class Exhausted(Exception):
+    """The space seems to hold no configuration that was not run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerSettings:
+    """What chooses parameters: equal settings and the same order of asks and tells give equal parameters."""
+
+    name: str = "tpe"  # a short name, or a class of optuna.samplers
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)  # arguments of that class
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """One configuration that is to be trained, under its number in the sweep."""
+
+    number: int
+    params: dict[str, Any]  # dotted trial key -> value
+    overrides: list[str]  # the same as command-line overrides
+    config: dict[str, Any]  # TrialConfig.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What is known of a trial when it ends."""
+
+    metrics: dict[str, float] = field(default_factory=dict)  # of its last report
+    step: int = 0
+    epoch: float = 0.0
+    num_grown: int = 0  # edits that added neurons
+    num_pruned: int = 0  # edits that removed or restarted connections
+    checkpoint: str | None = None  # folder, relative to storage.root
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `Outcome(**values)` reads them back."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRow:
+    """One trial as the study knows it."""
+
+    number: int
+    state: TrialState
+    reason: str | None  # why it failed or was stopped
+    params: dict[str, Any]
+    overrides: list[str]
+    config: dict[str, Any]
+    value: float | None  # the first objective; of a stopped trial: at the fidelity it reached
+    values: tuple[float, ...]  # of every objective; empty unless the trial is complete
+    violations: dict[str, float]  # broken constraint -> by how much, as a fraction of its limit
+    outcome: Outcome
+    started: datetime | None
+    ended: datetime | None
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds from ask to tell; 0 while it runs."""
+        return (self.ended - self.started).total_seconds() if self.started and self.ended else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyRow:
+    """One sweep in a list of sweeps."""
+
+    name: str
+    started: datetime | None
+    num_trials: dict[TrialState, int]
+    best: float | None
+    metric: str
+    budget: int
