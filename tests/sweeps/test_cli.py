@@ -69,7 +69,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(folder):
         "name=conv widths=[4,4]",
         "searched, see below",
         "float pruning.k1 to 0.9",
-        "one of none, tiny, random",
+        "one of none, tiny, gradmax, random",
         "growth == tiny",
         "sampled trials",
         "cost of grow_prune",
