@@ -242,6 +242,9 @@ class PruningConfig:
     start_epoch: int = 1  # epochs before the first progression
     every_epochs: int = 1  # epochs between progressions
     end_fraction: float = 0.75  # of a trial's epochs; no progression after, so that weights can settle
+    # At the same times, by every method, none too: hidden neurons go that gave 0 for all images of
+    # growth.statistics_batches training batches.
+    remove_dead: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.k1 <= 1 or not 0 <= self.k2 <= 1:

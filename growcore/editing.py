@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from growcore.observation import (
     Batch,
     LineSearch,
     line_search,
+    observe_activity,
     observe_growth,
     observe_pruning,
     scaling_factors,
@@ -51,9 +53,14 @@ class Editor:
         if policies.pruning_is_due(self.config.pruning, progress):
             before = self._signal(model)
             records += self._with_signal(self._prune(model, optimizer, progress, moment), model, before)
+        if policies.removal_is_due(self.config.pruning, progress):
+            before = self._signal(model)
+            removed, flops = cost.executed_flops(lambda: self._remove(model, optimizer, progress, moment))
+            records += self._with_signal(removed, model, before)
         if policies.growth_is_due(self.config.growth, progress):
             before = self._signal(model)
-            grown, flops = cost.executed_flops(lambda: self._grow(model, optimizer, progress, moment))
+            grown, growth_flops = cost.executed_flops(lambda: self._grow(model, optimizer, progress, moment))
+            flops += growth_flops
             records += self._with_signal(grown, model, before)
             self.num_growths += 1
         return records, flops
@@ -86,6 +93,13 @@ class Editor:
         edits = policies.decide_pruning(observations, self.config.pruning, progress, self.generator)
         return moment.apply(edits, optimizer, self.generator)
 
+    def _remove(
+        self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment
+    ) -> list[EditRecord]:
+        batches = self._training_batches(self.config.growth.statistics_batches)
+        observations = observe_activity(model, models.grow_pairs(model), batches)
+        return moment.apply(policies.decide_removal(observations, progress), optimizer, self.generator)
+
     def _grow(
         self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment
     ) -> list[EditRecord]:
@@ -113,11 +127,7 @@ class Editor:
         """Training batches for the statistics, and others for the line search."""
         config = self.config
         num_statistics = config.growth.statistics_batches
-        batches = []
-        for batch in training_batches(self.data, config.data, config.training.batch_size, self.generator):
-            batches.append(batch)
-            if len(batches) == num_statistics + config.growth.line_search_batches:
-                break
+        batches = self._training_batches(num_statistics + config.growth.line_search_batches)
         if len(batches) < 2:
             raise ValueError(
                 f"growth needs at least two training batches, one for statistics and one for the line "
@@ -126,6 +136,13 @@ class Editor:
             )
         num_statistics = min(num_statistics, len(batches) - 1)
         return batches[:num_statistics], batches[num_statistics:]
+
+    def _training_batches(self, number: int) -> list[Batch]:
+        """The next training batches, so many or as many as there are."""
+        batches = training_batches(
+            self.data, self.config.data, self.config.training.batch_size, self.generator
+        )
+        return list(itertools.islice(batches, number))
 
 
 class _Moment:

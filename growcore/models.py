@@ -76,7 +76,8 @@ def grow_pairs(model: nn.Module) -> dict[str, GrowingModule]:
         raise ValueError(
             "the model has no pair of layers that can grow: a growing layer (LinearGrowingModule, "
             "RestrictedConv2dGrowingModule) must name another one as its previous_module. "
-            "Give it at least two hidden layers of that kind, or set growth=none."
+            "Give it at least two hidden layers of that kind, or set growth=none "
+            "and pruning.remove_dead=false."
         )
     return pairs
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,10 +19,11 @@ from torch.nn import functional
 
 from growcore import cost
 from growcore.config import GrowthConfig, GrowthMethod, UpdateNormalization
-from growcore.growth import GrowingModule, GrowthProposal
+from growcore.growth import GrowingModule, GrowthProposal, removable_neurons
 from growcore.growth.initialization import reference_std
 from growcore.models import sparse_layers, width
-from growcore.policies import GrowthObservation, PruneObservation, neurons_to_add
+from growcore.neurons import NeuronActivity
+from growcore.policies import ActivityObservation, GrowthObservation, PruneObservation, neurons_to_add
 from growcore.surgery import Edit, apply
 
 Batch = tuple[Tensor, Tensor]  # normalised images and labels
@@ -73,6 +74,42 @@ def observe_pruning(model: nn.Module, generator: torch.Generator | None = None) 
         for name, layer in sparse_layers(model).items()
         if layer.weight.numel()
     ]
+
+
+def observe_activity(
+    model: nn.Module, pairs: Mapping[str, GrowingModule], batches: Sequence[Batch]
+) -> list[ActivityObservation]:
+    """How often the neurons of each pair's hidden layer give anything but 0.
+
+    Args:
+        model: run in eval mode, without gradients.
+        pairs: the hidden layers asked about, as `models.grow_pairs` lists them; layers without neurons
+            are left out.
+        batches: training batches.
+    """
+    hidden = {name: c for name, c in pairs.items() if width(c) > 0}
+    activities = {name: NeuronActivity() for name in hidden}
+    handles = [
+        consumer.require_previous().register_forward_hook(_count_nonzero(activities[name]))
+        for name, consumer in hidden.items()
+    ]
+    try:
+        with _eval_mode(model), torch.no_grad():
+            for x_NCHW, _ in batches:
+                model(x_NCHW)
+    finally:
+        for handle in handles:
+            handle.remove()
+    num_images = sum(len(y_N) for _, y_N in batches)
+    return [
+        ActivityObservation(name, activity.frequencies(), removable_neurons(hidden[name]), num_images)
+        for name, activity in activities.items()
+    ]
+
+
+def _count_nonzero(activity: NeuronActivity) -> Callable[[nn.Module, object, Tensor], None]:
+    # Of a nonlinearity that goes below 0, as tanh does, a negative output is activity too.
+    return lambda module, inputs, output: activity.update(output.abs())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

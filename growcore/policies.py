@@ -21,7 +21,8 @@ from growcore.config import (
     PruningScope,
     ScheduleShape,
 )
-from growcore.growth import GrowthProposal
+from growcore.growth import GrowthProposal, RemovedNeurons
+from growcore.neurons import neurons_to_keep
 from growcore.sparse import (
     PRUNE_DIMS,
     PruneMask,
@@ -71,6 +72,16 @@ class PruneObservation:
     alive: Tensor  # bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ActivityObservation:
+    """How active the neurons of one hidden layer are."""
+
+    layer: str
+    frequencies: Tensor  # of each neuron: share of (image, position) pairs at which its output was not 0
+    removable: Tensor  # bool, of each neuron: the others compute the same without it
+    num_images: int  # on which that was counted
+
+
 def growth_is_due(config: GrowthConfig, progress: Progress) -> bool:
     """Whether a growth comes before the next epoch is trained."""
     return config.method != GrowthMethod.none and _is_due(
@@ -81,6 +92,13 @@ def growth_is_due(config: GrowthConfig, progress: Progress) -> bool:
 def pruning_is_due(config: PruningConfig, progress: Progress) -> bool:
     """Whether connections are judged before the next epoch is trained."""
     return config.method != PruningMethod.none and _is_due(
+        progress, config.start_epoch, config.every_epochs, config.end_fraction
+    )
+
+
+def removal_is_due(config: PruningConfig, progress: Progress) -> bool:
+    """Whether dead neurons are looked for before the next epoch is trained."""
+    return config.remove_dead and _is_due(
         progress, config.start_epoch, config.every_epochs, config.end_fraction
     )
 
@@ -151,6 +169,28 @@ def decide_pruning(
         Edit(o.layer, EditKind.prune, mask, f"{rule} at epoch {progress.epoch}")
         for o, mask in zip(observations, masks, strict=True)
     ]
+
+
+def decide_removal(observations: Sequence[ActivityObservation], progress: Progress) -> list[Edit]:
+    """Which neurons go: those that were never active and can go; of each layer one at least stays.
+
+    Args:
+        observations: hidden layers, from input to output.
+        progress: for the reason.
+
+    Returns:
+        One edit for each layer that loses neurons.
+    """
+    edits = []
+    for o in observations:
+        # A neuron that cannot go counts as active: it may be the one that must stay.
+        keep = neurons_to_keep(o.frequencies.masked_fill(~o.removable, 1.0))
+        num_dead = int((~keep).sum())
+        if num_dead:
+            what = f"{num_dead} of {len(keep)} neurons gave 0 on {o.num_images} images"
+            reason = f"{what} at epoch {progress.epoch}"
+            edits.append(Edit(o.layer, EditKind.remove, RemovedNeurons(keep), reason))
+    return edits
 
 
 def _ranked(

@@ -34,8 +34,8 @@ class EditRecord:
     step: int  # optimizer steps before it
     epoch: int  # epochs before it
     layer: str
-    kind: str  # grow, prune, or skip: proposed, and left because nothing lowered the loss
-    number: int  # neurons gained, or connections that became zero
+    kind: str  # grow, prune, remove, or skip: proposed, and left because nothing lowered the loss
+    number: int  # neurons gained or removed, or connections that became zero
     reason: str
     predicted_decrease: float | None = None  # of the mean loss, first order, at the scaling factor applied
     realised_decrease: float | None = None  # on the line search's batches, all edits together

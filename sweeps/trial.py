@@ -105,7 +105,7 @@ class TrialRun:
         self._writer = EventWriter(self._folder)
         self._training: Any = None
         self._reports: Iterator[Any] | None = None
-        self._counts = {"grow": 0, "prune": 0, "skip": 0}
+        self._counts = {"grow": 0, "prune": 0, "remove": 0, "skip": 0}
         self._saved_at = time.monotonic()
         self._finished: dict[str, Any] | None = None  # the last report, where an earlier attempt made it
         self._unsaved = False  # whether a report came after the newest checkpoint

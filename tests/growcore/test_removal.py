@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from growcore import models, surgery
+from growcore import checkpoint, models, policies, surgery
 from growcore.config import TrialConfig
 from growcore.growth import (
     LinearGrowingModule,
@@ -17,7 +17,10 @@ from growcore.growth import (
     removable_neurons,
     remove_neurons,
 )
+from growcore.observation import observe_activity
+from growcore.policies import ActivityObservation, Progress
 from growcore.surgery import Edit, EditKind
+from growcore.training import Training
 
 SHAPE = (1, 8, 8)
 OPTIMIZERS = {
@@ -53,7 +56,7 @@ def silence(model: nn.Module, layer: str, dead: torch.Tensor) -> None:
     norm = next((m for m in producer.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)), None)
     with torch.no_grad():
         producer.layer.weight[dead] = 0
-        (producer.layer.bias if norm is None else norm.bias)[dead] = -1
+        (producer.layer.bias if norm is None else norm.bias)[dead] = -10  # also where restarted weights vary
         if norm is not None:
             producer.layer.bias[dead] = 0
             norm.running_mean[dead] = 0
@@ -220,3 +223,104 @@ def test_a_copy_of_a_narrowed_model_shares_nothing():
     with torch.no_grad():
         next(iter(twin.parameters())).add_(1)
     assert not torch.equal(next(iter(twin.parameters())), next(iter(model.parameters())))
+
+
+def observed(frequencies: list[float], removable: list[bool] | None = None) -> ActivityObservation:
+    held = torch.tensor(removable or [True] * len(frequencies))
+    return ActivityObservation("conv1", torch.tensor(frequencies), held, num_images=32)
+
+
+@pytest.mark.parametrize(
+    ("frequencies", "removable", "keep"),
+    [
+        ([0.5, 0.0, 0.1], None, [True, False, True]),
+        ([0.0, 0.0, 0.0], None, [True, False, False]),
+        ([0.0, 0.0, 0.0], [False, True, True], [True, False, False]),
+        ([0.0, 0.0, 0.0], [True, False, True], [False, True, False]),
+    ],
+)
+def test_neurons_that_were_never_active_go_and_one_stays(frequencies, removable, keep):
+    (edit,) = policies.decide_removal([observed(frequencies, removable)], Progress(3, 9, 0))
+    assert edit.kind == EditKind.remove
+    assert edit.proposal.keep.tolist() == keep
+    assert edit.reason == f"{keep.count(False)} of 3 neurons gave 0 on 32 images at epoch 3"
+
+
+def test_where_every_neuron_was_active_nothing_is_removed():
+    assert policies.decide_removal([observed([0.5, 1e-6])], Progress(3, 9, 0)) == []
+
+
+def test_activity_is_any_output_but_zero_on_any_batch():
+    model = built("mlp", "none")
+    silence(model, "fc2", torch.tensor([True, False, False, True, False, False]))
+    batches = [(x, torch.arange(8) % 10) for x in images().split(8)]
+    seen = {o.layer: o for o in observe_activity(model, models.grow_pairs(model), batches)}
+    outputs = torch.cat([model.layers["fc2"](model.layers["fc1"](x.flatten(1))) for x, _ in batches])
+    torch.testing.assert_close(seen["fc2"].frequencies, (outputs != 0).double().mean(0))
+    assert (seen["fc2"].frequencies[[0, 3]] == 0).all()
+    assert seen["fc2"].num_images == 16
+    assert model.training
+
+
+def test_a_negative_output_is_activity_too():
+    consumer = pair(nn.Tanh())
+    producer = consumer.previous_module
+    with torch.no_grad():
+        producer.bias.fill_(-100)
+    batch = (torch.ones(2, 3), torch.zeros(2))
+    (seen,) = observe_activity(nn.Sequential(producer, consumer), {"first": consumer}, [batch])
+    assert seen.frequencies.tolist() == [0.0] * 6  # the ReLU behind the tanh silences them
+    producer.post_layer_function = nn.Tanh()
+    (seen,) = observe_activity(nn.Sequential(producer, consumer), {"first": consumer}, [batch])
+    assert seen.frequencies.tolist() == [1.0] * 6
+
+
+def trial(**pruning: object) -> TrialConfig:
+    return TrialConfig.from_dict(
+        {
+            "data": {"name": "digits", "num_train": 256},
+            "model": {"name": "conv", "widths": [6, 6, 4], "normalization": "batch"},
+            "pruning": {"remove_dead": True, **pruning},
+            "growth": {"method": "random", "start_epoch": 2, "every_epochs": 2, "num_neurons": 1},
+            "training": {"num_epochs": 6, "batch_size": 64},
+        }
+    )
+
+
+def killed(config: TrialConfig) -> Training:
+    """A training in which two neurons of each growable layer are dead from the start."""
+    training = Training(config)
+    dead = torch.tensor([False, True, False, False, False, True])
+    for layer in ("conv1", "conv2"):
+        silence(training.model, layer, dead)
+        for p in models.grow_pairs(training.model)[layer].previous_module.layer.parameters():
+            p.grad = None
+    return training
+
+
+def untimed(report: object) -> dict:
+    values = report.to_dict()
+    values["metrics"].pop("cost/wall_seconds")
+    return values
+
+
+@pytest.mark.parametrize("pruning", [{"method": "none"}, {"method": "hebbian", "k1": 0.6, "k2": 0.9}])
+def test_dead_neurons_leave_a_training_which_resumes_bit_for_bit(tmp_path, pruning):
+    whole = list(killed(trial(**pruning)))
+    removed = [edit for report in whole for edit in report.edits if edit.kind == "remove"]
+    assert {edit.layer for edit in removed} >= {"conv1", "conv2"}
+    first = removed[0]
+    assert first.epoch == 1
+    assert first.number == first.before.width - first.after.width >= 2
+    assert first.after.parameters < first.before.parameters
+    assert "gave 0 on 256 images at epoch 1" in first.reason
+
+    interrupted = killed(trial(**pruning))
+    iterator = iter(interrupted)
+    for _ in range(2):
+        next(iterator)
+    assert models.widths(interrupted.model)["conv1"] < 6
+    path = checkpoint.save(tmp_path, interrupted)
+    resumed = Training(trial(**pruning))
+    checkpoint.load(path, resumed)
+    assert [untimed(r) for r in resumed] == [untimed(r) for r in whole[2:]]
