@@ -12,7 +12,7 @@ that the configuration's `imports` names. Its growing layers grow and are pruned
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -164,13 +164,22 @@ def _sparse_settings(pruning: PruningConfig) -> SparseSettings:
 
 
 def start_sparse(model: nn.Module, pruning: PruningConfig, generator: torch.Generator) -> None:
-    """Leave every sparse layer with random connections at `pruning.density`, where the method begins so."""
-    layers = list(sparse_layers(model).values())
+    """Leave every sparse layer with random connections at `pruning.density`, where the method begins so.
+
+    A neuron has only density * fan_in inputs then, so its weights are drawn larger by density^(-1/2): the
+    signal keeps its scale.
+    """
+    layers = [layer for layer in sparse_layers(model).values() if layer.weight.numel()]
     if pruning.method not in _SPARSE_FROM_THE_START or not layers:
         return
     shares = allocate([layer.weight.shape for layer in layers], pruning.density, pruning.allocation.value)
     for layer, num_alive in zip(layers, shares.num_alive, strict=True):
         layer.start_sparse(random_mask(layer.weight.shape, num_alive, generator))
+        louder = layer.density**-0.5
+        assert isinstance(layer.weight_init, WeightLaw)
+        layer.weight_init = replace(layer.weight_init, gain=layer.weight_init.gain * louder)
+        with torch.no_grad():
+            layer.weight.mul_(louder)
 
 
 def initialize_weights(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:

@@ -128,6 +128,26 @@ def test_restarted_connections_are_drawn_as_the_layer_was():
     assert float(layer.weight.detach().std()) == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.parametrize("density", [0.1, 0.5])
+def test_a_network_that_starts_sparse_carries_the_signal_of_a_dense_one(density):
+    x_NCHW = torch.randn(256, 1, 16, 16)
+    dense, sparse = (
+        models.build(
+            config(widths=(64, 64, 64), pruning={"method": method, "density": density}), (1, 16, 16), 10
+        )
+        for method in ("none", "static")
+    )
+    scales = [float(signal(model, x_NCHW).std()) for model in (dense, sparse)]
+    assert scales[1] == pytest.approx(scales[0], rel=0.2)
+    fresh = models.sparse_layers(sparse)["conv2"].draw_weights(torch.Generator().manual_seed(0))
+    assert float(fresh.std()) > 1.2 * float(models.sparse_layers(sparse)["conv2"].weight.detach().std())
+
+
+@torch.no_grad()
+def signal(model: nn.Module, x_NCHW: torch.Tensor) -> torch.Tensor:
+    return model.layers["conv3"].layer(model.layers["conv2"](model.layers["conv1"](x_NCHW)))
+
+
 @given(new=st.lists(st.integers(0, 5), min_size=2, max_size=2), norm=st.sampled_from(["none", "batch"]))
 def test_a_resized_model_takes_the_weights_of_a_grown_one(new, norm):
     setting = config(model={"normalization": norm}, pruning={"method": "hebbian"})
