@@ -104,8 +104,8 @@ class StudySearcher(Searcher):
     ) -> None:
         """Tell the study how a trial ended.
 
-        A worker that dies gives no result, a failed trial one with its reason; a result without `finished`
-        means that the scheduler ended the trial.
+        A worker that dies gives no result, a failed or infeasible trial one with its reason; a result
+        without `finished` means that the scheduler ended the trial.
         """
         number = self._numbers.pop(trial_id)
         last = self._last.pop(number, {})
@@ -113,6 +113,8 @@ class StudySearcher(Searcher):
         outcome = _outcome(result)
         if error:
             self._study.fail(number, self._failure(number), outcome)
+        elif result.get("infeasible"):
+            self._study.reject(number, result["failed"], outcome)
         elif "failed" in result:
             self._study.fail(number, result["failed"], outcome)
         elif result.get("finished"):

@@ -35,7 +35,7 @@ def read_row(trial: FrozenTrial, metric: str) -> TrialRow:
     outcome = Outcome(**ended.get("outcome", {}))
     return TrialRow(
         number=trial.number,
-        state=_STATES[trial.state],
+        state=_state(trial, ended),
         reason=ended.get("reason"),
         params=given.get("params", {}),
         overrides=given.get("overrides", []),
@@ -47,6 +47,12 @@ def read_row(trial: FrozenTrial, metric: str) -> TrialRow:
         started=trial.datetime_start,
         ended=trial.datetime_complete,
     )
+
+
+def _state(trial: FrozenTrial, ended: Mapping[str, Any]) -> TrialState:
+    if trial.state is optuna.trial.TrialState.PRUNED and ended.get("infeasible"):
+        return TrialState.infeasible
+    return _STATES[trial.state]
 
 
 def _value(trial: FrozenTrial, outcome: Outcome, metric: str) -> float | None:

@@ -10,12 +10,16 @@ from typing import Any, Protocol
 
 
 class TrialState(StrEnum):
-    """Where a trial stands; `stopped` means the scheduler ended it before its last epoch."""
+    """Where a trial stands.
+
+    `stopped`: the scheduler ended it before its last epoch; `infeasible`: its preflight did before its first.
+    """
 
     waiting = "waiting"  # given by hand, not handed out yet
     running = "running"
     complete = "complete"
     stopped = "stopped"
+    infeasible = "infeasible"
     failed = "failed"
 
     @property
@@ -82,7 +86,7 @@ class TrialRow:
 
     number: int
     state: TrialState
-    reason: str | None  # why it failed or was stopped
+    reason: str | None  # why it failed, was stopped or not begun
     params: dict[str, Any]
     overrides: list[str]
     config: dict[str, Any]

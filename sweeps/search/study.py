@@ -336,18 +336,29 @@ class Study:
             trial.report(value, step=fidelity)
         self._tell(number, outcome, reason, state=optuna.trial.TrialState.PRUNED)
 
+    def reject(self, number: int, reason: str, outcome: Outcome) -> None:
+        """The trial was infeasible: its preflight ended it before its first step.
+
+        Samplers forget failed trials; of a trial that was stopped before it had a value they learn to stay
+        away.
+        """
+        self._tell(number, outcome, reason, infeasible=True, state=optuna.trial.TrialState.PRUNED)
+
     def fail(self, number: int, reason: str, outcome: Outcome) -> None:
         """The trial failed; the sweep goes on."""
         self._tell(number, outcome, reason, state=optuna.trial.TrialState.FAIL)
 
-    def _tell(self, number: int, outcome: Outcome, reason: str | None, **told: Any) -> None:
+    def _tell(
+        self, number: int, outcome: Outcome, reason: str | None, infeasible: bool = False, **told: Any
+    ) -> None:
         trial = self._unfinished(number)
         if trial is None:
             return
         for key, violation in self.goals.violations(outcome.metrics).items():
             if key not in trial.constraints:
                 trial.set_constraint(key, violation)
-        trial.set_user_attr("ended", json.dumps({"reason": reason, "outcome": outcome.to_dict()}))
+        ended = {"reason": reason, "outcome": outcome.to_dict(), "infeasible": infeasible}
+        trial.set_user_attr("ended", json.dumps(ended))
         self._study.tell(number, skip_if_finished=True, **told)
 
     def _unfinished(self, number: int) -> optuna.trial.Trial | None:

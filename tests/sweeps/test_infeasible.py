@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
-from stand_in import trial_config
+from ray.tune.search import Searcher
+from stand_in import RANDOM, LearningRates, trial_config
 
 from sweeps import events, records
 from sweeps.events import EventWriter
 from sweeps.records import Projector, Tracking
+from sweeps.search import Outcome, SamplerSettings, Study, TrialState, study_url
+from sweeps.searcher import Goal, StudySearcher
 from sweeps.trial import Growcore, Job, TrialRun
 
 WARNED = {"severity": "warn", "kind": "low_rank", "layer": "fc3", "reason": "One direction.", "fix": "Fewer."}
 FAILED = {"severity": "fail", "kind": "collapse", "layer": "out", "reason": "All alike.", "fix": "Raise it."}
+REASON = "infeasible: out: no gradient. Raise it."
 PLAN = {
     "command": "sweeps launch",
     "commit": None,
@@ -103,7 +107,7 @@ def project(tracking: Tracking, folder: Path, state: str, told: list[dict] | Non
     if told is not None:
         report = {"step": 10, "epoch": 1, "metrics": {}, "edits": [], "finished": True, "findings": told}
         EventWriter(trial).write("report", report)
-    reason = "infeasible: out: no gradient." if state == "infeasible" else None
+    reason = REASON if state == "infeasible" else None
     events.write_json(trial / events.OUTCOME, {"state": state, "reason": reason, "checkpoint": None})
     Projector(tracking, folder, PLAN).project()
     client = MlflowClient(tracking.uri)
@@ -132,7 +136,7 @@ def test_an_infeasible_trial_is_no_failed_one(tracking, tmp_path):
     run, texts = project(tracking, tmp_path / "hopeless", "infeasible", None)
     assert run.data.tags["preflight"] == "fail"
     assert run.data.tags["growsweep.status"] == "infeasible"
-    assert run.data.tags["growsweep.reason"] == "infeasible: out: no gradient."
+    assert run.data.tags["growsweep.reason"] == REASON
     assert run.info.status == "KILLED"
     assert texts == {}
 
@@ -166,3 +170,64 @@ def test_what_the_log_reads_is_what_training_writes():
     edits = [edit for report in told for edit in report["edits"]]
     assert {edit["kind"] for edit in edits} == {"grow"}
     assert records.readable(edits).count("effective rank") == len(edits)
+
+
+def test_an_infeasible_trial_keeps_its_reason_and_is_never_ranked(tmp_path):
+    study = Study.create(study_url(tmp_path), "s", RANDOM)
+    study.ask(LearningRates())
+    study.reject(0, REASON, Outcome())
+    row = Study.load(study_url(tmp_path), "s").row(0)
+    assert (row.state, row.reason, row.value) == (TrialState.infeasible, REASON, None)
+    assert row.state.has_ended
+    assert (study.rank(), study.best()) == ([], None)
+    assert study.summary().num_trials[TrialState.infeasible] == 1
+    study.complete(0, 0.9, Outcome())  # too late
+    assert study.row(0) == row
+
+
+def test_a_driver_that_dies_before_it_tells_leaves_a_running_trial(tmp_path):
+    study = Study.create(study_url(tmp_path), "s", RANDOM)
+    study.ask(LearningRates())
+    ended = {"reason": REASON, "outcome": Outcome().to_dict(), "infeasible": True}
+    study._unfinished(0).set_user_attr("ended", json.dumps(ended))
+    assert study.row(0).state is TrialState.running
+
+
+def test_a_searcher_tells_an_infeasible_trial_as_such_and_counts_it(tmp_path):
+    study = Study.create(study_url(tmp_path), "s", RANDOM)
+    study.set_budget(1)
+    ended: list = []
+    searcher = StudySearcher(
+        study,
+        LearningRates(),
+        Goal(fidelity="epoch"),
+        job=lambda assignment: {"number": assignment.number},
+        capacity=lambda: 9,
+        on_end=ended.append,
+        failure=lambda number: "",
+        say=lambda text: None,
+    )
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"failed": REASON, "infeasible": True, "done": True})
+    assert [(row.state, row.reason) for row in ended] == [(TrialState.infeasible, REASON)]
+    assert searcher.suggest("b") == Searcher.FINISHED
+
+
+def num_asked_beyond(folder: Path, limit: float, end: str) -> int:
+    """Of 40 trials by TPE, how many have a learning rate above `limit`, where all of those end as told."""
+    tpe = SamplerSettings(seed=5, options={"n_startup_trials": 10})
+    study = Study.create(study_url(folder), end, tpe)
+    beyond = 0
+    for _ in range(40):
+        assignment = study.ask(LearningRates())
+        lr = assignment.params["optimizer.lr"]
+        if lr > limit:
+            beyond += 1
+            getattr(study, end)(assignment.number, REASON, Outcome())
+        else:
+            study.complete(assignment.number, lr, Outcome())  # the best is just within the limit
+    return beyond
+
+
+def test_a_sampler_learns_to_stay_away_from_what_was_infeasible(tmp_path):
+    assert num_asked_beyond(tmp_path, 0.1, "reject") < num_asked_beyond(tmp_path, 0.1, "fail")
