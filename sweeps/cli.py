@@ -125,17 +125,18 @@ def launch(
 
     config = load(overrides, config_dirs, searches=searches, fixes=fixes)
     space = SearchSpace.of(config)
+    from sweeps import sweep
+
+    notes = sweep.notes(config, space)
     if dry_run:
         name = config.sweep.name or f"{config.space_name.replace('_', '-')}-XXXX"
-        plan.show(plan.render(config, space, name, num_samples=_NUM_SAMPLED))
+        plan.show(plan.render(config, space, name, notes, num_samples=_NUM_SAMPLED))
         click.echo()  # the plan is there to read while trials are timed
         plan.show(plan.cost(config, space))
         click.echo("\nNothing was started: leave out --dry-run to launch.")
         return
-    from sweeps import sweep
-
     name = sweep.new_name(config)
-    plan.show(plan.render(config, space, name))
+    plan.show(plan.render(config, space, name, notes))
     click.echo()
     _conclude(sweep.launch(config, name, ["sweeps", *sys.argv[1:]]))
 
@@ -159,6 +160,34 @@ def resume(sweep_name: str, root: Path) -> None:
     from sweeps import sweep
 
     _conclude(sweep.resume(root, sweep_name))
+
+
+@main.command()
+@_SWEEP
+@_ROOT
+@click.option("--trials", required=True, metavar="+NUMBER", help="So many more; without +: so many in all.")
+def extend(sweep_name: str, root: Path, trials: str) -> None:
+    """Let a sweep run more trials: a running one goes on, another is to be resumed."""
+    from sweeps import commands
+
+    click.echo(commands.extend(root, sweep_name, trials))
+
+
+@main.command()
+@_SWEEP
+@click.argument("values", nargs=-1, required=True, metavar="KEY=VALUE...")
+@_ROOT
+def enqueue(sweep_name: str, values: tuple[str, ...], root: Path) -> None:
+    r"""Add a trial of yours to a sweep, to be run next.
+
+    KEY=VALUE set searched keys; the sampler draws the others:
+
+    \b
+        sweeps enqueue grow-prune-7f3a pruning.k1=0.3 optimizer.lr=0.05
+    """
+    from sweeps import commands
+
+    click.echo(commands.enqueue(root, sweep_name, values))
 
 
 def _conclude(result: sweep.Result) -> None:
@@ -207,7 +236,10 @@ def best(
     save: str | None,
     number: int | None,
 ) -> None:
-    """Export the best trial of a sweep as a file that runs again."""
+    """Export the best trial of a sweep as a file that runs again.
+
+    Of several objectives the first, search.metric, decides; --trial takes another of the Pareto front.
+    """
     from sweeps import commands
     from sweeps.compose import user_folder
 

@@ -20,6 +20,8 @@ from sweeps import best, events, leaderboard
 from sweeps.config import ConfigError, SweepConfig
 from sweeps.search import TrialState, list_studies, study_url
 from sweeps.sweep import Result, open_study, read_plan
+from sweeps.sweep import enqueue as enqueue_trial
+from sweeps.sweep import extend as extend_budget
 
 _MAX_ROWS = 20  # of the leaderboard that ends a sweep
 _UI_SECONDS = 60  # MLflow's server has to answer within
@@ -53,7 +55,8 @@ def list_sweeps(root: Path, as_json: bool) -> str:
         return _json([{**asdict(row), "num_trials": dict(row.num_trials)} for row in rows])
     if not rows:
         return f"No sweeps under {root}. Start one with `sweeps launch`."
-    cells = [["sweep", "started", "trials", "complete", "stopped", "failed", "running", "best", "by"]]
+    heads = ["sweep", "started", "trials", "complete", "stopped", "infeasible", "failed", "running", "best"]
+    cells = [[*heads, "by"]]
     for row in rows:
         num = row.num_trials
         cells.append(
@@ -66,6 +69,7 @@ def list_sweeps(root: Path, as_json: bool) -> str:
                     for state in (
                         TrialState.complete,
                         TrialState.stopped,
+                        TrialState.infeasible,
                         TrialState.failed,
                         TrialState.running,
                     )
@@ -74,7 +78,7 @@ def list_sweeps(root: Path, as_json: bool) -> str:
                 row.metric,
             ]
         )
-    return "\n".join(leaderboard.columns(cells, left={0, 8}))
+    return "\n".join(leaderboard.columns(cells, left={0, len(heads)}))
 
 
 def show(root: Path, name: str, as_json: bool) -> str:
@@ -95,6 +99,22 @@ def show(root: Path, name: str, as_json: bool) -> str:
         *leaderboard.table(study, width=_width(), reports=_reports(root / name)),
     ]
     return "\n".join([*lines, f"launched {plan['created']} by: {plan['command']}"])
+
+
+def extend(root: Path, name: str, num_trials: str) -> str:
+    """Change how many trials a sweep may run."""
+    return _more(root, name, f"{name} may run {extend_budget(root, name, num_trials)} trials now")
+
+
+def enqueue(root: Path, name: str, words: Sequence[str]) -> str:
+    """Add a trial to a sweep."""
+    num_trials = enqueue_trial(root, name, words)
+    return _more(root, name, f"{' '.join(words)} is the next trial of {name}, which may run {num_trials} now")
+
+
+def _more(root: Path, name: str, said: str) -> str:
+    resume = f"sweeps resume {name}{_root_option(root.absolute())}"
+    return f"{said}. If it is not running: {resume}"
 
 
 def export(root: Path, name: str, number: int | None, save: str | None, folder: Path, as_json: bool) -> str:
@@ -118,6 +138,10 @@ def export(root: Path, name: str, number: int | None, save: str | None, folder: 
     if save and folder != Path("conf"):
         rerun += f" --config-dir {folder}"
     e = leaderboard.entry(row)
+    others = [r.number for r in study.front() if r.number != row.number]
+    if len(study.goals.objectives) > 1 and number is None and others:
+        rule = f"It has the best {study.metric} of the Pareto front; others of it: --trial "
+        rerun += f"\n{rule}{', '.join(map(str, others))}"
     return "\n".join(
         [
             f"trial {row.number} of {name}: {leaderboard.label(study.metric)} {row.value:.4f}, {e.chosen}",

@@ -10,6 +10,7 @@ from sweeps.search import Outcome, Study, TrialRow, TrialState
 
 Reports = Callable[[int], list[dict[str, Any]]]
 
+_COLUMNS = ("model/parameters", "model/nonzero_parameters", "cost/train_flops")  # in every table
 _LABELS = {"val/accuracy": "val acc", "val/loss": "val loss", "train/loss": "train loss"}
 
 
@@ -19,7 +20,9 @@ class Entry:
 
     number: int
     state: str
-    value: float | None  # the objective
+    value: float | None  # the first objective
+    values: tuple[float, ...]  # of every objective, where the trial is complete
+    violations: dict[str, float]  # broken constraint -> by how much, as a fraction of its limit
     test_accuracy: float | None
     num_parameters: int | None
     num_nonzero: int | None
@@ -38,7 +41,7 @@ class Entry:
 
 def entries(study: Study, reports: Reports | None = None) -> list[Entry]:
     """Complete trials as `Study.rank` orders them, then those stopped early, those that run or wait, those
-    that failed.
+    that were infeasible, those that failed.
 
     Args:
         study: whose trials.
@@ -50,7 +53,13 @@ def entries(study: Study, reports: Reports | None = None) -> list[Entry]:
         by_state[TrialState.running] = [_reported(row, study.metric, reports(row.number)) for row in running]
     ordered = study.rank() + [
         row
-        for state in (TrialState.stopped, TrialState.running, TrialState.waiting, TrialState.failed)
+        for state in (
+            TrialState.stopped,
+            TrialState.running,
+            TrialState.waiting,
+            TrialState.infeasible,
+            TrialState.failed,
+        )
         for row in by_state[state]
     ]
     return [entry(row) for row in ordered]
@@ -79,6 +88,8 @@ def entry(row: TrialRow) -> Entry:
         number=row.number,
         state=row.state.value,
         value=row.value,
+        values=row.values,
+        violations=row.violations,
         test_accuracy=metrics.get("test/accuracy"),
         num_parameters=_int(metrics.get("model/parameters")),
         num_nonzero=_int(metrics.get("model/nonzero_parameters")),
@@ -106,19 +117,36 @@ def table(
     shown = listed if limit is None else listed[:limit]
     heads = ["#", label(study.metric), "test acc", "params", "non-zero", "train GFLOP", "edits"]
     heads.append("what was chosen")
-    rows = [_cells(e) for e in shown]
-    lines = columns([heads, *rows], left={7})
+    rows = [heads, *(_cells(e) for e in shown)]
+    if len(study.goals.objectives) > 1:
+        rows = [row[:2] + more + row[2:] for row, more in zip(rows, _objectives(study, shown), strict=True)]
+    lines = columns(rows, left={len(rows[0]) - 1})
     if len(shown) < len(listed):
         lines.append(f"  ... and {len(listed) - len(shown)} more: sweeps show {study.name}")
     return [line if width is None else _cut(line, width) for line in lines]
 
 
+def _objectives(study: Study, shown: Sequence[Entry]) -> list[list[str]]:
+    """For the head and each entry: the further objectives that have no column, and the Pareto front."""
+    keys = list(study.goals.objectives)
+    more = [index for index in range(1, len(keys)) if keys[index] not in _COLUMNS]
+    front = {row.number for row in study.front()}
+    found = [[*(label(keys[index]) for index in more), "front"]]
+    for e in shown:
+        values = [f"{e.values[index]:.6g}" if e.values else "-" for index in more]
+        found.append([*values, "*" if e.number in front else ""])
+    return found
+
+
 def _cells(e: Entry) -> list[str]:
     remark = {
         "stopped": f"stopped at epoch {e.epoch:g}: ",
+        "infeasible": f"{e.reason}; ",
         "failed": f"failed: {e.reason}; ",
         "running": f"running, epoch {e.epoch:g}: ",
+        "waiting": "waiting: ",
     }
+    broken = f"breaks {', '.join(e.violations)}: " if e.violations else ""
     return [
         str(e.number),
         _float(e.value),
@@ -127,7 +155,7 @@ def _cells(e: Entry) -> list[str]:
         _count(e.num_nonzero),
         "-" if e.train_flops is None else f"{e.train_flops / 1e9:.3g}",
         e.edits,
-        remark.get(e.state, "") + e.chosen,
+        broken + remark.get(e.state, "") + e.chosen,
     ]
 
 
@@ -147,9 +175,18 @@ def columns(rows: Sequence[Sequence[str]], left: set[int] = frozenset()) -> list
 def counts(study: Study) -> str:
     """`64 trials: 41 complete, 22 stopped early, 1 failed`."""
     num = study.summary().num_trials
-    names = {"complete": "complete", "stopped": "stopped early", "failed": "failed", "running": "running"}
+    states = (
+        TrialState.complete,
+        TrialState.stopped,
+        TrialState.infeasible,
+        TrialState.failed,
+        TrialState.running,
+        TrialState.waiting,
+    )
     parts = [
-        f"{num[TrialState(s)]} {name}" for s, name in names.items() if num[TrialState(s)] or s == "complete"
+        f"{num[state]} {'stopped early' if state is TrialState.stopped else state.value}"
+        for state in states
+        if num[state] or state is TrialState.complete
     ]
     total = sum(num.values())
     return f"{total} trial{'s' if total != 1 else ''}: {', '.join(parts)}"

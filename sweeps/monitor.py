@@ -49,8 +49,14 @@ class Monitor:
         """Something people should know."""
         self._shown.say(text)
 
-    def ended(self, row: TrialRow) -> None:
-        """A trial ended: the study knows, now the run folder does, for the records."""
+    def ended(self, row: TrialRow, budget: int) -> None:
+        """A trial ended: the study knows, now the run folder does, for the records.
+
+        Args:
+            row: of the trial.
+            budget: trials the sweep may run by now.
+        """
+        self._shown.extended(budget)
         self._write(row)
         self._shown.ended(row)
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.config import TRIAL_GROUPS, ClusterConfig, SchedulerConfig, SchedulerName, SweepConfig
+from sweeps.config import (
+    TRIAL_GROUPS,
+    ClusterConfig,
+    SchedulerConfig,
+    SchedulerName,
+    SearchConfig,
+    SweepConfig,
+)
 from sweeps.space import SearchSpace, quote
 
 if TYPE_CHECKING:
@@ -19,17 +26,20 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 140  # columns where there is no terminal to ask
 
 
-def render(config: SweepConfig, space: SearchSpace, name: str, num_samples: int = 0) -> RenderableType:
+def render(
+    config: SweepConfig, space: SearchSpace, name: str, notes: Sequence[str] = (), num_samples: int = 0
+) -> RenderableType:
     """The whole plan.
 
     Args:
         config: the sweep.
         space: its checked space.
         name: of the sweep, or what stands for a name not drawn yet.
+        notes: what people should know of the search, see `sweeps.sweep.notes`.
         num_samples: random trials of the space shown below it.
     """
     parts: list[RenderableType] = [
-        _section("sweep", _sweep(config, name)),
+        _section("sweep", _sweep(config, name, notes)),
         "",
         _section("every trial", _trial(config, space)),
         "",
@@ -120,12 +130,14 @@ def _table(rows: Iterable[Iterable[str]], *headers: str) -> Table:
     return table
 
 
-def _sweep(config: SweepConfig, name: str) -> Iterable[tuple[str, str]]:
+def _sweep(config: SweepConfig, name: str, notes: Sequence[str]) -> Iterable[tuple[str, str]]:
     search, tracking, root = config.search, config.tracking, config.storage.root
     num = config.sweep.num_trials
     yield "name", name
     yield "trials", f"{num} trial{'s' if num > 1 else ''} of {config.trial.training.num_epochs} epochs"
-    yield "search", f"{search.sampler} (seed {search.seed}) to {search.direction} {search.metric}"
+    yield from _search(search)
+    for note in notes:
+        yield "", note
     yield "stopping", _stopping(config.scheduler)
     yield "resources", _resources(config.cluster)
     yield (
@@ -133,6 +145,21 @@ def _sweep(config: SweepConfig, name: str) -> Iterable[tuple[str, str]]:
         f"MLflow {tracking.uri or f'sqlite:///{root}/mlflow.db'}, experiment {tracking.experiment}",
     )
     yield "kept in", f"{root}/{name}, study in {root}/optuna.db"
+
+
+def _search(search: SearchConfig) -> Iterable[tuple[str, str]]:
+    options = "".join(f", {key} {quote(value)}" for key, value in search.options.items())
+    objectives = {search.metric: search.direction, **search.further_objectives}
+    aims = " and ".join(f"{direction} {key}" for key, direction in objectives.items())
+    yield "search", f"{search.sampler} (seed {search.seed}{options}) to {aims}"
+    if search.constraints:
+        yield "subject to", ", ".join(f"{key} {limit}" for key, limit in search.constraints.items())
+    for trial in search.first:
+        yield "tried first", trial if isinstance(trial, str) else " ".join(_words(trial))
+
+
+def _words(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={quote(value)}" for key, value in values.items()]
 
 
 def _stopping(scheduler: SchedulerConfig) -> str:

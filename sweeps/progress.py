@@ -28,6 +28,9 @@ class Progress(Protocol):
     def ended(self, row: TrialRow) -> None:
         """A trial ended."""
 
+    def extended(self, budget: int) -> None:
+        """The sweep may run so many trials now, perhaps as many as before."""
+
     def say(self, text: str) -> None:
         """Something else happened."""
 
@@ -100,6 +103,10 @@ class Lines:
         self._tally.add(row)
         self.say(f"#{row.number:<3d} {describe(row, self._tally.metric)}   [{self._tally}]")
 
+    def extended(self, budget: int) -> None:
+        """How many trials the sweep may run now."""
+        self._tally.budget = budget
+
     def say(self, text: str) -> None:
         """A line with the seconds since the start."""
         print(f"{self._tally.seconds:6.1f} s  {text}", file=self._stream, flush=True)
@@ -132,8 +139,12 @@ class LiveTable:
         """How a trial ended, above the table."""
         self._tally.add(row)
         self._running.pop(row.number, None)
-        style = {"failed": "red", "stopped": "dim"}.get(row.state.value, "")
+        style = {"failed": "red", "stopped": "dim", "infeasible": "dim"}.get(row.state.value, "")
         self._console.print(Text(f"#{row.number:<3d} {describe(row, self._tally.metric)}", style=style))
+
+    def extended(self, budget: int) -> None:
+        """How many trials the sweep may run now."""
+        self._tally.budget = budget
 
     def say(self, text: str) -> None:
         """A line above the table."""
@@ -173,6 +184,8 @@ def describe(row: TrialRow, metric: str) -> str:
     e = entry(row)
     if row.state is TrialState.failed:
         return f"failed: {row.reason}"
+    if row.state is TrialState.infeasible:
+        return str(row.reason)  # says so itself
     value = "-" if row.value is None else f"{row.value:.4f}"
     what = "complete" if row.state is TrialState.complete else f"stopped early at epoch {row.outcome.epoch:g}"
     cost = "" if e.num_parameters is None else f", {e.num_parameters:,} params"

@@ -46,7 +46,7 @@ def keys(space: SearchSpace) -> list[Key]:
     conditions = {row.key: row.condition for row in space.describe()}
     return [
         Key(
-            d.distribution.name,
+            d.key,
             is_conditional=bool(conditions[d.key]),
             is_choice=isinstance(d.distribution, Choice),
             is_finite=isinstance(d.distribution, Choice) or _is_finite(d.distribution),

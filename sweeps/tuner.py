@@ -56,7 +56,7 @@ def fit(
         Goal(fidelity=fidelity_key(setting.config.scheduler)),
         job=job,
         capacity=lambda: num_slots(cluster),
-        on_end=monitor.ended,
+        on_end=lambda row: monitor.ended(row, study.budget),
         failure=monitor.failure,
         say=monitor.say,
     )

@@ -18,6 +18,10 @@ from sweeps.search.rows import SamplerSettings
 
 _RESEED = 1_000_003  # a prime: seeds of consecutive resumes never meet those of neighbouring sweeps
 _OURS = ("seed", "multivariate", "group", "warn_independent_sampling", "warn_asynchronous_seeding")
+_DEPRECATED = (
+    *("consider_prior", "prior_weight", "consider_magic_clip", "consider_endpoints"),
+    *("sigma0", "restart_strategy", "inc_popsize"),
+)
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -116,7 +120,7 @@ def _kinds(parameter: inspect.Parameter) -> list[str] | None:
 
 
 def _check_options(settings: SamplerSettings, cls: type[Any]) -> None:
-    kinds = {n: _kinds(p) for n, p in _parameters(cls).items() if n not in _OURS}
+    kinds = {n: _kinds(p) for n, p in _parameters(cls).items() if n not in _OURS + _DEPRECATED}
     known = {name: found for name, found in kinds.items() if found is not None}
     for name, value in settings.options.items():
         where = f"search.options.{name}"
@@ -175,6 +179,12 @@ def _without_conditions(
     return _independent(settings.name, [key for key in keys if key.is_conditional])
 
 
+def _qmc(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int) -> list[str]:
+    lacking = [key for key in keys if key.is_conditional]
+    rule = f"{settings.name} spreads the keys of the first trial; drawn at random where it lacks them"
+    return [f"{rule}: {_names(lacking)}"] if lacking else []
+
+
 def _evolving(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int) -> list[str]:
     size = settings.options.get("population_size", 50)
     notes = _without_conditions(settings, keys, goals, num_trials)
@@ -205,7 +215,7 @@ _CHECKS: Mapping[type[Any], _Check] = {
     _CLASSES["grid"]: _grid,
     _CLASSES["cmaes"]: _cmaes,
     _CLASSES["gp"]: _without_conditions,
-    _CLASSES["qmc"]: _without_conditions,
+    _CLASSES["qmc"]: _qmc,
     _CLASSES["nsga2"]: _evolving,
     _CLASSES["nsga3"]: _evolving,
 }
