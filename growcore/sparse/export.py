@@ -1,4 +1,4 @@
-"""From a pruned network to a plain one: dense layers with the masks applied, without empty channels.
+"""From a pruned or grown network to a plain one: dense layers, masks applied, without empty channels.
 
 A channel is *empty* if nobody reads it, or if all its incoming weights are zero; then it is a constant,
 which moves into the bias of the layer that reads it. Where zero padding makes that constant differ
@@ -8,15 +8,15 @@ at the border, the channel stays.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from growcore.sparse.layers import DSConv2d, DSLinear
+from growcore.sparse.tracing import Layer, LayerPair, trace
 
-Layer = nn.Linear | nn.Conv2d
 # What may stand between two layers: each channel is mapped on its own, and a constant one stays constant.
 CHANNELWISE = (
     nn.ReLU,
@@ -38,6 +38,14 @@ CHANNELWISE = (
 
 
 _SPATIAL = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
+
+
+@runtime_checkable
+class LayerWithFunction(Protocol):
+    """A module that is a layer and the function after it, as growing modules are."""
+
+    layer: Layer
+    post_layer_function: nn.Module
 
 
 def plain(layer: DSConv2d | DSLinear) -> Layer:
@@ -63,22 +71,33 @@ def plain(layer: DSConv2d | DSLinear) -> Layer:
 
 
 def bake(model: nn.Module) -> nn.Module:
-    """A plain copy of a model: sparse layers become torch's own, empty channels of chains are removed.
+    """A plain copy of a model: sparse and growing layers become torch's own, empty channels are removed.
 
-    Chains are the neighbours inside every `nn.Sequential`, nested ones included: a convolution or linear
-    layer, then modules of CHANNELWISE, then the layer that reads them; nothing else may read them. The
-    copy is for inference: its outputs equal those of the model in evaluation mode.
+    Channels are removed between neighbours: a convolution or linear layer, then modules of CHANNELWISE,
+    then the only layer that reads them. The copy is for inference: its outputs equal those of the model
+    in evaluation mode.
 
     Args:
-        model: any module; it stays as it is.
+        model: any module; it stays as it is. Where its forward pass depends on what it is given, channels
+            are removed within every `nn.Sequential` alone.
 
     Returns:
-        the copy, in evaluation mode.
+        the copy, in evaluation mode: an `nn.Sequential` where the network is a chain (a GrowingMLP, a
+        GrowingConvNet); one that branches keeps its class, with plain layers inside.
+
+    Raises:
+        ValueError: a layer without neurons, which torch's own layers do not compute.
     """
     baked = _replaced(copy.deepcopy(model)).eval()
-    for module in list(baked.modules()):
-        if isinstance(module, nn.Sequential):
-            _remove_empty_channels(module)
+    network = trace(baked)
+    chain = None if network is None else network.chain()
+    if chain is not None and not isinstance(baked, nn.Sequential):
+        baked = nn.Sequential(*chain).eval()
+        network = trace(baked)
+    parts = [module for module in baked.modules() if isinstance(module, nn.Sequential)]
+    for traced in [network] if network is not None else [trace(part) for part in parts]:
+        if traced is not None:
+            _remove_empty_channels(traced.pairs())
     return baked
 
 
@@ -137,6 +156,15 @@ def without_features(norm: nn.BatchNorm1d | nn.BatchNorm2d, keep: Tensor) -> Non
 
 
 def _replaced(module: nn.Module) -> nn.Module:
+    if isinstance(module, LayerWithFunction):
+        function = _replaced(module.post_layer_function)
+        steps = [step for step in _flattened(nn.Sequential(function)) if not isinstance(step, nn.Identity)]
+        return nn.Sequential(_replaced(module.layer), *steps)
+    if isinstance(module, Layer) and module.weight.numel() == 0:
+        raise ValueError(
+            f"a layer without neurons has no plain counterpart; got {module} with a weight of shape "
+            f"{tuple(module.weight.shape)}. Let it grow first, or leave it out of the network."
+        )
     if isinstance(module, DSConv2d | DSLinear):
         return plain(module)
     for name, child in list(module.named_children()):
@@ -145,13 +173,7 @@ def _replaced(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _remove_empty_channels(chain: nn.Sequential) -> None:
-    modules = list(_flattened(chain))
-    layers = [(index, module) for index, module in enumerate(modules) if isinstance(module, Layer)]
-    pairs = [
-        (producer, modules[i + 1 : j], consumer)
-        for (i, producer), (j, consumer) in itertools.pairwise(layers)
-    ]
+def _remove_empty_channels(pairs: list[LayerPair]) -> None:
     shrinking = True
     while shrinking:
         # A channel that goes may leave those before it unread, and those after it constant.
