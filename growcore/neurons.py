@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 
 from growcore.config import suggest_name
+from growcore.growth import GrowingModule
+from growcore.growth.normalization import check_growable, grow_function
+from growcore.growth.resizing import replace_parameters
 
 RELATIONS = ("equal", "greater", "between")
 Bound = float | Tensor
@@ -217,18 +221,52 @@ def neurons_to_keep(
     return keep
 
 
-def widen(x: Tensor, factor: float = 1.3, generator: torch.Generator | None = None) -> Tensor:
-    """The tensor with noise on both ends of its last dimension, of its own standard deviation.
+@overload
+def widen(x: Tensor, factor: float = 1.3, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+@overload
+def widen(
+    x: nn.Module,
+    factor: float = 1.3,
+    generator: torch.Generator | None = None,
+    *,
+    neighbour: nn.Module,
+    preserve_function: bool = False,
+) -> int: ...
+
+
+def widen(
+    x: Tensor | nn.Module,
+    factor: float = 1.3,
+    generator: torch.Generator | None = None,
+    *,
+    neighbour: nn.Module | None = None,
+    preserve_function: bool = False,
+) -> Tensor | int:
+    """A tensor with noise on both ends of its last dimension, or a layer with more neurons, in place.
+
+    The noise is normal, with mean 0 and the standard deviation of what is widened.
 
     Args:
-        x: ... x n; its entries stay, in the middle, and gradients reach them.
-        factor: the new size is about factor * n; the number of new entries is even, half before and half
-            after (5 entries at factor 1.3 become 7).
-        generator: draws the noise, normal with mean 0; None: torch's global one.
+        x: a tensor, ... x n: its entries stay, in the middle, and gradients reach them. Or a layer, linear,
+            convolution or growing module: its neurons stay, first, and so do its pruned connections;
+            parameters become new objects (`growcore.surgery.carry_optimizer` tells an optimizer).
+        factor: the new size is about factor * n; the number of new entries is even, of a tensor half before
+            and half after (5 entries at factor 1.3 become 7).
+        generator: draws the noise; None: torch's global one.
+        neighbour: of a layer, the one that reads it and nothing else; it gains the inputs.
+        preserve_function: of a layer, whether the two compute the same at first; see `widen_pair`.
+
+    Returns:
+        The widened tensor, or the number of new neurons.
 
     Raises:
-        ValueError: factor below 1, or fewer than 2 entries, which have no standard deviation.
+        ValueError: factor below 1, fewer than 2 entries, which have no standard deviation, or a neighbour
+            that does not read the layer; nothing has changed then.
     """
+    if isinstance(x, nn.Module):
+        return _widen_layer(x, neighbour, factor, preserve_function, generator)
     num_new = num_new_neurons(x.shape[-1], factor)
     half = (*x.shape[:-1], num_new // 2)
     return torch.cat([_noise(x, half, generator), x, _noise(x, half, generator)], dim=-1)
@@ -284,7 +322,7 @@ def widen_pair(
         ValueError: factor below 1, or next_weight does not read C neurons.
     """
     num_old = weight.shape[0]
-    if next_weight.shape[1] % num_old:
+    if num_old == 0 or next_weight.shape[1] == 0 or next_weight.shape[1] % num_old:
         raise ValueError(
             f"the next layer must read the {num_old} neurons of this one, each with as many columns; got "
             f"weights of shape {tuple(weight.shape)} and {tuple(next_weight.shape)}. Pass neighbours."
@@ -306,6 +344,42 @@ def widen_pair(
         next_weight=torch.cat([next_weight, outgoing], dim=1),
         num_new=num_new,
     )
+
+
+def _widen_layer(
+    layer: nn.Module,
+    neighbour: nn.Module | None,
+    factor: float,
+    preserve_function: bool,
+    generator: torch.Generator | None,
+) -> int:
+    inner, reader = _weighted(layer), _weighted(neighbour)
+    function = layer.post_layer_function if isinstance(layer, GrowingModule) else nn.Identity()
+    check_growable(function)
+    new = widen_pair(
+        inner.weight.detach(),
+        None if inner.bias is None else inner.bias.detach(),
+        reader.weight.detach(),
+        factor,
+        preserve_function=preserve_function,
+        generator=generator,
+    )
+    replace_parameters(inner, new.weight, new.bias)
+    replace_parameters(reader, new.next_weight, reader.bias)
+    if isinstance(layer, GrowingModule):
+        layer.post_layer_function = grow_function(function, new.num_new)
+    return new.num_new
+
+
+def _weighted(module: nn.Module | None) -> nn.Linear | nn.Conv2d:
+    """The linear layer or convolution that a module is or holds."""
+    layer = module.layer if isinstance(module, GrowingModule) else module
+    if not isinstance(layer, nn.Linear | nn.Conv2d) or (isinstance(layer, nn.Conv2d) and layer.groups > 1):
+        raise ValueError(
+            f"widening takes an ungrouped linear or convolution layer and, as neighbour, the one that reads "
+            f"it; got {layer}. Call widen(layer, factor, neighbour=next_layer)."
+        )
+    return layer
 
 
 def _noise(like: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

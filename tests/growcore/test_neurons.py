@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from growcore.growth import LinearGrowingModule, RestrictedConv2dGrowingModule
 from growcore.neurons import (
     NeuronActivity,
     alive,
@@ -16,6 +17,8 @@ from growcore.neurons import (
     widen,
     widen_pair,
 )
+from growcore.sparse import DSConv2d
+from growcore.surgery import carry_optimizer
 
 torch.set_num_threads(1)
 
@@ -243,3 +246,95 @@ def test_a_widened_pair_blends_in_with_its_layers():
     old_again = widen_pair(first.weight, first.bias, second.weight, 1.0)
     assert old_again.num_new == 0
     assert old_again.next_weight.equal(second.weight)
+
+
+def pair_of(kind: str) -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    """A layer, the one that reads it, and an input."""
+    if kind == "linear":
+        return nn.Linear(4, 6), nn.Linear(6, 3), torch.randn(5, 4)
+    if kind == "flattened":
+        return nn.Conv2d(2, 6, 3, padding=1), nn.Linear(6 * 16, 3), torch.randn(5, 2, 4, 4)
+    if kind == "sparse":
+        return DSConv2d(2, 6, 3), DSConv2d(6, 3, 3), torch.randn(5, 2, 9, 9)
+    after = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU())
+    first = RestrictedConv2dGrowingModule(2, 6, kernel_size=3, padding=1, post_layer_function=after)
+    second = RestrictedConv2dGrowingModule(6, 3, kernel_size=3, padding=1, previous_module=first)
+    return first, second, torch.randn(5, 2, 9, 9)
+
+
+def through(layer: nn.Module, neighbour: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = torch.tanh(layer(x))
+    return neighbour(y.flatten(1) if isinstance(neighbour, nn.Linear) else y)
+
+
+@pytest.mark.parametrize("kind", ["linear", "flattened", "sparse", "growing"])
+@pytest.mark.parametrize("train", [True, False])
+def test_a_layer_widened_with_its_neighbour_may_keep_the_function_and_every_weight_learns(kind, train):
+    layer, neighbour, x = pair_of(kind)
+    for module in (layer, neighbour):
+        module.train(train)
+    before = through(layer, neighbour, x)
+    assert widen(layer, 1.5, neighbour=neighbour, preserve_function=True) == 4
+    after = through(layer, neighbour, x)
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    (after * torch.randn_like(after)).sum().backward()
+    weight = layer.layer.weight if kind == "growing" else layer.weight
+    assert weight.shape[0] == 10
+    assert (weight.grad.flatten(1).abs().sum(1) > 0).all()
+    reads = neighbour.layer.weight if kind == "growing" else neighbour.weight
+    assert (reads.grad.abs().sum(0) > 0).all()
+
+
+def test_a_widened_layer_changes_the_function_unless_it_is_told_not_to():
+    layer, neighbour, x = pair_of("linear")
+    before, old = through(layer, neighbour, x), layer.weight.clone()
+    assert widen(layer, 1.5, neighbour=neighbour) == 4
+    assert torch.equal(layer.weight[:6], old)
+    assert (layer.out_features, neighbour.in_features) == (10, 10)
+    assert not torch.allclose(through(layer, neighbour, x), before)
+
+
+def test_pruned_connections_stay_pruned_and_new_ones_are_alive_when_a_layer_widens():
+    layer, neighbour, _ = pair_of("sparse")
+    layer.start_sparse(torch.rand(layer.weight.shape) < 0.5)
+    mask = layer.mask.clone()
+    widen(layer, 1.3, neighbour=neighbour)
+    assert torch.equal(layer.mask[:6], mask)
+    assert layer.mask[6:].all()
+    assert neighbour.mask.shape == neighbour.weight.shape == (3, 8, 3, 3)
+
+
+def test_an_optimizer_can_follow_a_widened_layer():
+    layer, neighbour, x = pair_of("linear")
+    model = nn.Sequential(layer, nn.Tanh(), neighbour)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(x).sum().backward()
+    optimizer.step()
+    before = dict(model.named_parameters())
+    momentum = optimizer.state[layer.weight]["momentum_buffer"].clone()
+    widen(layer, 1.3, neighbour=neighbour)
+    carry_optimizer(optimizer, before, dict(model.named_parameters()))
+    now = optimizer.state[layer.weight]["momentum_buffer"]
+    assert torch.equal(now[:6], momentum)
+    assert not now[6:].any()
+
+
+@pytest.mark.parametrize(
+    ("layer", "neighbour", "message"),
+    [
+        (nn.Linear(3, 4), None, r"got None. Call widen\(layer, factor, neighbour=next_layer\)"),
+        (nn.ReLU(), nn.Linear(4, 2), r"got ReLU\(\)"),
+        (nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 2, 3), r"an ungrouped linear or convolution layer"),
+        (nn.Linear(3, 4), nn.Linear(6, 2), r"must read the 4 neurons of this one"),
+        (
+            LinearGrowingModule(3, 4, post_layer_function=nn.PReLU(4), allow_growing=False),
+            nn.Linear(4, 2),
+            r"PReLU keeps values per channel",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_widened_together_are_refused_unchanged(layer, neighbour, message):
+    before = {name: p.clone() for name, p in layer.named_parameters()}
+    with pytest.raises(ValueError, match=message):
+        widen(layer, 1.5, neighbour=neighbour)
+    assert all(torch.equal(p, before[name]) for name, p in layer.named_parameters())
