@@ -11,8 +11,10 @@ from mlflow.tracking import MlflowClient
 from ray.tune.search import Searcher
 from stand_in import RANDOM, LearningRates, trial_config
 
-from sweeps import events, records
+from sweeps import events, leaderboard, records, sweep
+from sweeps.compose import load
 from sweeps.events import EventWriter
+from sweeps.progress import describe
 from sweeps.records import Projector, Tracking
 from sweeps.search import Outcome, SamplerSettings, Study, TrialState, study_url
 from sweeps.searcher import Goal, StudySearcher
@@ -214,11 +216,11 @@ def test_a_searcher_tells_an_infeasible_trial_as_such_and_counts_it(tmp_path):
 
 
 def num_asked_beyond(folder: Path, limit: float, end: str) -> int:
-    """Of 40 trials by TPE, how many have a learning rate above `limit`, where all of those end as told."""
-    tpe = SamplerSettings(seed=5, options={"n_startup_trials": 10})
+    """Of 24 trials by TPE, how many have a learning rate above `limit`, where all of those end as told."""
+    tpe = SamplerSettings(seed=5, options={"n_startup_trials": 8})
     study = Study.create(study_url(folder), end, tpe)
     beyond = 0
-    for _ in range(40):
+    for _ in range(24):
         assignment = study.ask(LearningRates())
         lr = assignment.params["optimizer.lr"]
         if lr > limit:
@@ -231,3 +233,51 @@ def num_asked_beyond(folder: Path, limit: float, end: str) -> int:
 
 def test_a_sampler_learns_to_stay_away_from_what_was_infeasible(tmp_path):
     assert num_asked_beyond(tmp_path, 0.1, "reject") < num_asked_beyond(tmp_path, 0.1, "fail")
+
+
+def test_infeasible_trials_are_listed_before_failed_ones_and_counted_by_themselves(tmp_path):
+    study = Study.create(study_url(tmp_path), "s", RANDOM)
+    for _ in range(4):
+        study.ask(LearningRates())
+    study.fail(0, "the training loss became nan", Outcome())
+    study.reject(1, REASON, Outcome())
+    study.complete(2, 0.9, Outcome())
+    study.stop(3, 0.4, 3, Outcome(epoch=3), "behind other trials")
+    assert [entry.number for entry in leaderboard.entries(study)] == [2, 3, 1, 0]
+    assert leaderboard.counts(study) == "4 trials: 1 complete, 1 stopped early, 1 infeasible, 1 failed"
+    lines = leaderboard.table(study)
+    assert f"  {REASON}; lr " in lines[3]
+    assert "failed: the training loss became nan; lr " in lines[4]
+
+
+def test_the_end_of_an_infeasible_trial_is_told_as_its_reason(tmp_path):
+    study = Study.create(study_url(tmp_path), "s", RANDOM)
+    study.ask(LearningRates())
+    study.reject(0, REASON, Outcome())
+    assert describe(study.row(0), "val/accuracy") == REASON
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_past_trials_that_its_preflight_ends(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [
+        *("data=synthetic", "data.num_train=100", "model=mlp", "model.widths=[8,8,8,8,8,8,8,8]"),
+        *("growth=none", "pruning=none", "training.num_epochs=1", "preflight=fail", "space=none"),
+        *("search=random", "scheduler=none", "sweep.num_trials=2", "cluster.num_concurrent=1"),
+    ]
+    config = load(words, searches=["model.init_gain={choice: [0.01, 1.0]}"])
+    result = sweep.launch(config, "gains", ["sweeps", "launch"])
+    rows = {row.params["model.init_gain"]: row for row in result.study.rows()}
+    assert {gain: row.state for gain, row in rows.items()} == {
+        0.01: TrialState.infeasible,
+        1.0: TrialState.complete,
+    }
+    assert rows[0.01].reason.startswith("infeasible: out: the variance of preactivations")
+    assert rows[1.0].outcome.metrics["preflight/failures"] == 0
+    root = tmp_path / "runs"
+    tracking = records.open_tracking(records.default_uri(root), "growsweep", root)
+    runs = MlflowClient(tracking.uri).search_runs([tracking.experiment_id], "tags.`growsweep.kind` = 'trial'")
+    assert {run.data.params["model.init_gain"]: run.data.tags["preflight"] for run in runs} == {
+        "0.01": "fail",
+        "1.0": "ok",
+    }
