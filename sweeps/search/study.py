@@ -37,7 +37,7 @@ from sweeps.search.rows import (
 from sweeps.search.samplers import build
 
 FORMAT = 1  # of the user attributes written here
-MAX_REDRAWS = 12  # draws in place of repeated configurations: so many from the sampler, then as many random
+MAX_REDRAWS = 8  # draws in place of repeated configurations: so many from the sampler, then as many random
 
 _DEFAULT = SamplerSettings()
 _BUDGET = 16

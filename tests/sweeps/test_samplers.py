@@ -23,7 +23,6 @@ from sweeps.search import (
     SamplerSettings,
     Study,
     limits,
-    study_url,
 )
 from sweeps.search.samplers import build
 from sweeps.space import SearchSpace
@@ -32,13 +31,9 @@ ONE = Goals()
 TWO = Goals(objectives={"val/accuracy": "maximize", "model/parameters": "minimize"})
 NUMBERS = [Key("a"), Key("b")]
 MIXED = [*NUMBERS, Key("c", is_choice=True, is_finite=True), Key("d", is_conditional=True)]
+MEMORY = "sqlite://"  # a database of its own for each study
 CONF = Path(__file__).parents[2] / "conf"
 HAS_CMAES = importlib.util.find_spec("cmaes") is not None
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory) -> str:
-    return study_url(tmp_path_factory.mktemp("studies"))
 
 
 def space(**more: object) -> SearchSpace:
@@ -79,11 +74,11 @@ SLOW = {"gp": [pytest.mark.slow]}
 @pytest.mark.parametrize(
     "name", [pytest.param(s, marks=SLOW.get(s, [])) for s in SAMPLERS if s != "cmaes" or HAS_CMAES]
 )
-def test_equal_seeds_give_equal_suggestions(url, name):
+def test_equal_seeds_give_equal_suggestions(name):
     searched = space(**{"growth.num_neurons": {"value": 1}}) if name != "grid" else finite()
 
     def drawn(label: str) -> list[dict[str, float]]:
-        study = Study.create(url, f"{name}-{label}", SamplerSettings(name=name, seed=5, options=few(name)))
+        study = Study.create(MEMORY, f"{name}-{label}", SamplerSettings(name=name, seed=5, options=few(name)))
         return [asked.params for asked in search(study, searched, 8)]
 
     assert drawn("a") == drawn("b")
@@ -112,11 +107,10 @@ def finite() -> SearchSpace:
 @pytest.mark.slow
 def test_grouped_suggestions_do_not_depend_on_the_order_of_hashes():
     code = (
-        "import test_samplers as t, tempfile, pathlib\n"
-        "url = t.study_url(pathlib.Path(tempfile.mkdtemp()))\n"
+        "import test_samplers as t\n"
         "how = t.SamplerSettings(seed=5, options={'n_startup_trials': 3})\n"
         "more = {'training.batch_size': {'int': [1, 9], 'when': 'pruning.k1 > 0.4'}}\n"
-        "found = t.search(t.Study.create(url, 's', how), t.space(**more), 12)\n"
+        "found = t.search(t.Study.create(MEMORY, 's', how), t.space(**more), 12)\n"
         "print([a.params for a in found])"
     )
 
@@ -131,8 +125,8 @@ def test_grouped_suggestions_do_not_depend_on_the_order_of_hashes():
     assert first == run("2") == run("3")
 
 
-def test_tpe_models_a_key_and_the_one_bounded_by_it(url):
-    study = Study.create(url, "tpe", SamplerSettings(options={"n_startup_trials": 3}))
+def test_tpe_models_a_key_and_the_one_bounded_by_it():
+    study = Study.create(MEMORY, "tpe", SamplerSettings(options={"n_startup_trials": 3}))
     search(study, space(), 5)
     inner = study._study
     modelled = inner.sampler.infer_relative_search_space(inner, inner.trials[-1])
@@ -140,9 +134,9 @@ def test_tpe_models_a_key_and_the_one_bounded_by_it(url):
 
 
 @pytest.mark.slow
-def test_tpe_gathers_trials_around_a_planted_optimum_of_both(url):
+def test_tpe_gathers_trials_around_a_planted_optimum_of_both():
     how = SamplerSettings(seed=1, options={"n_startup_trials": 10})
-    found = search(Study.create(url, "planted", how), space(), 60)
+    found = search(Study.create(MEMORY, "planted", how), space(), 60)
     near = [
         abs(a.params["pruning.k1"] - 0.3) < 0.1 and abs(a.params["pruning.k2"] - 0.4) < 0.1 for a in found
     ]
@@ -151,15 +145,15 @@ def test_tpe_gathers_trials_around_a_planted_optimum_of_both(url):
     assert sum(near[:10]) <= 3
 
 
-def test_grid_runs_every_configuration_once(url):
-    found = search(Study.create(url, "grid", SamplerSettings(name="grid")), finite(), 12)
+def test_grid_runs_every_configuration_once():
+    found = search(Study.create(MEMORY, "grid", SamplerSettings(name="grid")), finite(), 12)
     assert len({tuple(asked.params.values()) for asked in found}) == 12
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "gp"])
-def test_constraints_reach_the_sampler(url, name):
+def test_constraints_reach_the_sampler(name):
     goals = Goals(constraints=(Constraint.read("model/parameters", "<= 0.05"),))
-    study = Study.create(url, f"constraints-{name}", SamplerSettings(name=name), goals=goals)
+    study = Study.create(MEMORY, f"constraints-{name}", SamplerSettings(name=name), goals=goals)
     search(study, space(), 3)
     for trial in study._study.trials:
         broken = trial.constraints["model/parameters <= 0.05"] > 0

@@ -7,18 +7,18 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 from stand_in import RANDOM, LearningRates
 
-from sweeps.search import Study, TrialState, study_url
+from sweeps.search import Study, TrialState
 from sweeps.searcher import Goal, StudySearcher
 
 METRICS = {"metrics/val/accuracy": 0.5, "epoch": 2.0, "step": 20, "num_grown": 1, "num_pruned": 0}
 
 
 @pytest.fixture
-def study(tmp_path):
-    return Study.create(study_url(tmp_path), "s", RANDOM)
+def study():
+    return Study.create("sqlite://", "s", RANDOM)
 
 
-def make(study, budget=3, capacity=9, space=None, reason="its workers died: killed"):
+def make(study, budget=3, capacity=9, space=None, reason="its workers died: killed", said=None):
     ended = []
     study.set_budget(budget)
     searcher = StudySearcher(
@@ -29,7 +29,7 @@ def make(study, budget=3, capacity=9, space=None, reason="its workers died: kill
         capacity=lambda: capacity,
         on_end=ended.append,
         failure=lambda number: reason,
-        say=lambda text: None,
+        say=(said if said is not None else []).append,
     )
     return searcher, ended
 
@@ -104,3 +104,33 @@ def test_contradicting_parameters_fail_count_and_do_not_stop_the_sweep(study):
 def test_nothing_of_the_study_is_pickled_into_tunes_state(study):
     searcher, _ = make(study)
     assert b"sqlite" not in cloudpickle.dumps(searcher)
+
+
+def test_a_running_sweep_that_is_extended_goes_on(study):
+    searcher, _ = make(study, budget=1)
+    searcher.suggest("a")
+    assert searcher.suggest("b") is None
+    study.set_budget(2)
+    assert searcher.suggest("b") == {"job": {"number": 1}}
+
+
+def test_a_trial_enqueued_while_the_sweep_runs_is_handed_out(study):
+    searcher, _ = make(study, budget=1)
+    searcher.suggest("a")
+    study.set_budget(2)
+    study.enqueue({"optimizer.lr": 0.25})
+    assert searcher.suggest("b") == {"job": {"number": 1}}
+    assert study.row(1).params == {"optimizer.lr": 0.25}
+
+
+def test_a_sweep_ends_where_its_space_holds_no_more(study):
+    said = []
+    searcher, _ = make(study, budget=9, space=LearningRates(0.1, 0.1), said=said)
+    assert searcher.suggest("a") == {"job": {"number": 0}}
+    assert searcher.suggest("b") is None
+    searcher.on_trial_complete("a", METRICS | {"finished": True})
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert study.budget == 1
+    assert said == [
+        "no trials beyond 1: 16 suggestions in a row repeated configurations: the space seems exhausted"
+    ]
