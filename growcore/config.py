@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from growcore.choices import (
@@ -32,6 +33,7 @@ from growcore.choices import (
 from growcore.schema import build, keys, plain, require, suggest_name
 
 __all__ = [
+    "DATA_FOLDERS",
     "DATA_SETS",
     "MODELS",
     "Activation",
@@ -56,10 +58,18 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "UpdateNormalization",
+    "missing_data",
     "suggest_name",
     "trial_keys",
 ]
 
+# Of the data sets that torchvision keeps in a folder of their own under data.root.
+DATA_FOLDERS = {
+    "fashion_mnist": "FashionMNIST",
+    "mnist": "MNIST",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+}
 DATA_SETS = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "synthetic")
 MODELS = ("mlp", "conv", "resnet", "vgg")
 
@@ -354,6 +364,18 @@ class TrialConfig:
             ValueError: an unknown or missing key, or a value out of range; the message names the key.
         """
         return build(cls, values)
+
+
+def missing_data(config: DataConfig) -> str | None:
+    """Why a built-in data set cannot be read and how to mend it; None where its files may be there."""
+    folder = DATA_FOLDERS.get(config.name)
+    if folder is None or config.download or (Path(config.root) / folder).is_dir():
+        return None
+    return (
+        f"data.name={config.name} was looked for in {Path(config.root).resolve()} and not found: there is no "
+        f"folder {folder}. Set data.root to the folder that holds it, or allow the download by "
+        f"data.download=true."
+    )
 
 
 def trial_keys() -> list[str]:

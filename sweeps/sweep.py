@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from growcore.config import TrialConfig
+from growcore.config import TrialConfig, missing_data
 from sweeps import best, events, records, starting
 from sweeps.cluster import connected, num_slots
 from sweeps.config import ConfigError, Direction, SweepConfig
@@ -204,10 +204,10 @@ class _Run:
         self._space = SearchSpace.of(config)
 
     def start(self, *, is_new: bool) -> Result:
-        self._root.mkdir(parents=True, exist_ok=True)
         uri = self._config.tracking.uri or records.default_uri(self._root)
         records.probe(uri)
         _check_data(self._config.trial)
+        self._root.mkdir(parents=True, exist_ok=True)
         study = None if is_new else self._study()
         done = [] if study is None else [r for r in study.rows() if r.state.has_ended]
         search = self._config.search
@@ -321,6 +321,8 @@ def _check_data(config: TrialConfig) -> None:
     """Raise ConfigError where the base configuration's data set is missing, before anything is started."""
     if config.data.name in _EMBEDDED:
         return
+    if problem := missing_data(config.data):
+        raise ConfigError(problem)  # said without importing torch
     from growcore import data
 
     try:

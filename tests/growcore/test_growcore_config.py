@@ -1,6 +1,15 @@
 import pytest
 
-from growcore.config import DataConfig, GrowthConfig, Preflight, PruningConfig, TrialConfig, trial_keys
+from growcore.config import (
+    DATA_FOLDERS,
+    DataConfig,
+    GrowthConfig,
+    Preflight,
+    PruningConfig,
+    TrialConfig,
+    missing_data,
+    trial_keys,
+)
 
 MINIMAL = {"data": {"name": "digits"}, "model": {"name": "conv", "widths": [4, 8]}}
 
@@ -115,3 +124,17 @@ def test_names_of_ones_own_are_left_to_the_modules_that_bring_them():
 def test_validation_needs_a_proper_fraction(fraction):
     with pytest.raises(ValueError, match=r"data.val_fraction must lie in \(0, 1\)"):
         DataConfig(name="digits", val_fraction=fraction)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "mnist", "cifar10", "cifar100"])
+def test_a_missing_data_set_is_noticed_without_torch(tmp_path, name):
+    config = DataConfig(name=name, root=str(tmp_path))
+    assert str(tmp_path) in missing_data(config)
+    assert "data.download=true" in missing_data(config)
+    assert missing_data(DataConfig(name=name, root=str(tmp_path), download=True)) is None
+    (tmp_path / DATA_FOLDERS[name]).mkdir()
+    assert missing_data(config) is None
+
+
+def test_data_without_files_is_never_missing():
+    assert missing_data(DataConfig(name="digits")) is None
