@@ -1,6 +1,6 @@
 """Does growing pay? A network grown from a quarter of its width beside fixed ones, at equal epochs.
 
-    python scripts/compare_growth.py --data-root /path/to/data [--num-train 10000] [--seeds 3] [--epochs 15]
+    python scripts/compare_growth.py --data-root /path/to/data [--num-train 10000] [--seeds 3] [--epochs 10]
 
 Each method sees the same images, split and batches; the rows differ in nothing but how the network gets its
 width. Printed: test accuracy (mean and standard deviation over seeds), parameters at the end, training FLOPs
@@ -19,8 +19,8 @@ import torch
 from growcore.config import TrialConfig
 from growcore.training import Training
 
-FULL = [24, 24, 24, 24]
-SMALL = [6, 6, 6, 24]  # the last convolution is read by the classifier and does not grow
+FULL = [16, 16, 16, 16]
+SMALL = [4, 4, 4, 16]  # the last convolution is read by the classifier and does not grow
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def _rows(num_epochs: int) -> dict[str, dict[str, Any]]:
     def grown(method: str) -> dict[str, Any]:
         # Three growths reach the full width of every layer that can grow.
         timing = {"start_epoch": 1, "every_epochs": max(num_epochs // 8, 1), "end_fraction": 0.75}
-        growth = {"method": method, "num_neurons": 6, "max_width": FULL[0], **timing}
+        growth = {"method": method, "num_neurons": 4, "max_width": FULL[0], **timing}
         return {"model": {"widths": SMALL}, "growth": growth}
 
     return {
@@ -85,7 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data-root", help="folder that holds FashionMNIST")
     parser.add_argument("--num-train", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=10)
     return parser.parse_args()
 
 
