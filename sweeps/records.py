@@ -326,7 +326,7 @@ def readable(edits: list[dict[str, Any]]) -> str:
 
 def _signal(layer: str, signal: Mapping[str, float] | None) -> str:
     """What an edit did to the signal at its layer; nothing of an edit that was left."""
-    if not signal:
+    if not signal or f"output_factor/{layer}" not in signal:  # a layer without neurons had no signal before
         return ""
     return (
         f" [second moment of {layer} x {signal[f'output_factor/{layer}']:.3g}, "

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ray import tune
 
 from growcore.config import TrialConfig
+from growcore.report import TrialFailed, TrialInfeasible
 from sweeps.events import EventWriter, edits, reports
 
 CHECKPOINT_SECONDS = 5.0  # training that may be lost when a worker dies
@@ -126,9 +127,9 @@ class TrialRun:
             return self._reported(next(self._reports))
         except StopIteration:
             return self._failed("training ended without a finished report")
+        except TrialInfeasible as error:
+            return self._failed(f"infeasible: {_reason(error)}") | {"infeasible": True}
         except Exception as error:
-            if type(error).__name__ == "TrialInfeasible":
-                return self._failed(f"infeasible: {_reason(error)}") | {"infeasible": True}
             return self._failed(_reason(error), traceback.format_exc())
 
     def close(self) -> None:
@@ -197,7 +198,7 @@ class TrialRun:
 
 def _reason(error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    if type(error).__name__ in ("TrialFailed", "TrialInfeasible"):
+    if isinstance(error, TrialFailed):  # infeasible ones are
         return first_line
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
