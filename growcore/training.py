@@ -126,8 +126,13 @@ class Training:
         if not torch.isfinite(total_loss):
             raise TrialFailed(
                 f"the training loss became {float(total_loss)} in epoch {self.epoch + 1} "
-                f"(step {self.step}); optimizer.lr={self.config.optimizer.lr:g} may be too high"
+                f"(step {self.step}); {self._suspicion()}"
             )
+
+    def _suspicion(self) -> str:
+        if self._findings:  # not told yet, and now never reported
+            return f"before training, {self._findings[0]}"
+        return f"optimizer.lr={self.config.optimizer.lr:g} may be too high"
 
     def _report(self) -> Report:
         metrics = {"train/loss": self._train_loss}

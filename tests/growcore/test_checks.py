@@ -136,6 +136,18 @@ def test_nothing_is_measured_where_preflight_is_off():
         assert not any(key.startswith("preflight/") for key in report.metrics)
 
 
+def test_a_loss_that_breaks_down_is_blamed_on_what_was_found_before():
+    exploding = {"widths": [16] * 12, "init_gain": 2.0}
+    with pytest.raises(
+        TrialFailed, match=r"became (nan|inf) in epoch 1.*; before training, warn: out: the var"
+    ):
+        told(config(exploding))
+    with pytest.raises(
+        TrialFailed, match=r"became (nan|inf) in epoch 1.*; optimizer.lr=0.05 may be too high$"
+    ):
+        told(config(exploding, "off"))
+
+
 @pytest.mark.parametrize("stop_after", [1, 2])
 def test_a_resumed_training_still_counts_what_was_found_before_its_first_step(tmp_path, stop_after):
     setting = config(DOUBTFUL, growth=GROWS)
