@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from growcore.diagnostics import Finding
+if TYPE_CHECKING:  # reports are read where torch is not wanted
+    from growcore.diagnostics import Finding
 
 
 class TrialFailed(RuntimeError):

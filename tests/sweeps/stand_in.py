@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from growcore.config import DataConfig, ModelConfig, OptimizerConfig, TrainingConfig, TrialConfig
+from growcore.report import TrialFailed
 from sweeps.search import SamplerSettings
 from sweeps.trial import SweepTrial
 
 RANDOM = SamplerSettings(name="random", seed=1)
-
-
-class TrialFailed(RuntimeError):
-    """Named as growcore's."""
 
 
 @dataclass(frozen=True)
