@@ -16,7 +16,7 @@ from growcore import checks, cost, models, policies, surgery
 from growcore.config import GrowthMethod, TrialConfig
 from growcore.data import DataSet, training_batches
 from growcore.diagnostics import LayerSignal
-from growcore.growth import GrowthProposal
+from growcore.growth import GrowthProposal, MergeProposal
 from growcore.observation import (
     Batch,
     LineSearch,
@@ -179,7 +179,7 @@ class _Moment:
 
     def _record(self, done: surgery.Applied, before: LayerState, found: LineSearch | None) -> EditRecord:
         edit = done.edit
-        gamma = edit.proposal.gamma if isinstance(edit.proposal, GrowthProposal) else None
+        gamma = edit.proposal.gamma if isinstance(edit.proposal, GrowthProposal | MergeProposal) else None
         improvement = edit.measured.get("first_order_improvement")
         return EditRecord(
             step=self.step,

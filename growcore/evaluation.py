@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from growcore.data import DataSet, Part, evaluation_batches
-from growcore.growth import GrowingModule
+from growcore.growth import GrowingModule, MergeGrowingModule
 from growcore.models import layer_name
 
 BATCH_SIZE = 1024  # images; evaluation keeps no activations for a backward pass
@@ -71,9 +71,10 @@ def _watch_activity(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     active: dict[str, Tensor] = {}
     names = {id(module): layer_name(name) for name, module in model.named_modules()}
     hidden = {
-        id(module.previous_module): module.previous_module
+        id(producer): producer
         for module in model.modules()
-        if isinstance(module, GrowingModule) and isinstance(module.previous_module, GrowingModule)
+        if isinstance(module, GrowingModule | MergeGrowingModule)
+        for producer in module.producers
     }
 
     def watch(module: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -1,8 +1,9 @@
 """Networks that grow: built from a configuration, listing the layers that gain and lose.
 
-A hidden layer is named as people see it (`conv1`, `fc2`). It gains neurons through the layer that
-reads it: the *consumer*, a `GrowingModule` whose `previous_module` is the hidden layer. The
-consumer's proposal holds both sides.
+A hidden layer is named as people see it (`conv1`, `fc2`). It gains neurons through its *consumer*: the
+`GrowingModule` that reads it and has it as its `previous_module`, or the merge between it and its readers.
+The consumer's proposal holds both sides. A merge that adds several layers widens them together and is named
+by all of them, `conv1-shortcut`.
 
 A model of one's own is a function `(ModelConfig, image_shape, num_classes) -> nn.Module`, found by an
 entry point of the group `growcore.models` or in the mapping `MODELS = {"name": function}` of a module
@@ -25,7 +26,7 @@ from growcore.config import (
     PruningMethod,
     TrialConfig,
 )
-from growcore.growth import GrowingModule, remove_neurons
+from growcore.growth import Consumer, GrowingModule, MergeGrowingModule, remove_neurons
 from growcore.initialization import draw_weights, initialize, input_gain
 from growcore.networks import GrowingConvNet, GrowingMLP, GrowingResNet, GrowingVGG, ImageShape
 from growcore.registry import find
@@ -49,6 +50,8 @@ BUILT_IN: Mapping[str, ModelBuilder] = {
 def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """The model of a configuration with its initial weights, on the CPU; equal seeds give equal weights.
 
+    `growth.max_width`, where given, is the target_in_neurons of every consumer.
+
     Raises:
         ValueError: no model has the name.
     """
@@ -57,6 +60,8 @@ def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.
         # Modules draw weights of their own when they are made; nobody else's numbers may shift by that.
         torch.manual_seed(config.seed)
         model: nn.Module = builder(config.model, image_shape, num_classes)
+    for consumer in _pairs(model).values():
+        consumer.target_in_neurons = config.growth.max_width
     if config.pruning.method != PruningMethod.none:
         make_sparse(model, config.pruning)
     generator = torch.Generator().manual_seed(config.seed)
@@ -65,7 +70,7 @@ def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.
     return model
 
 
-def grow_pairs(model: nn.Module) -> dict[str, GrowingModule]:
+def grow_pairs(model: nn.Module) -> dict[str, Consumer]:
     """Each hidden layer that can gain neurons, by name, with its consumer, from input to output.
 
     Raises:
@@ -101,11 +106,9 @@ def widths(model: nn.Module) -> dict[str, int]:
     return {name: width(consumer) for name, consumer in _pairs(model).items()}
 
 
-def width(consumer: GrowingModule) -> int:
+def width(consumer: Consumer) -> int:
     """Neurons of the hidden layer that a consumer reads."""
-    producer = consumer.previous_module
-    assert isinstance(producer, GrowingModule)
-    return int(producer.layer.weight.shape[0])
+    return consumer.producers[0].out_neurons
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,9 @@ def layer_width(model: nn.Module, name: str) -> int:
     Raises:
         ValueError: no layer has the name.
     """
+    pairs = _pairs(model)
+    if name in pairs:
+        return width(pairs[name])
     for module_name, module in model.named_modules():
         if layer_name(module_name) == name:
             layer = module.layer if isinstance(module, GrowingModule) else module
@@ -136,7 +142,7 @@ def layer_width(model: nn.Module, name: str) -> int:
 
 def make_sparse(model: nn.Module, pruning: PruningConfig) -> None:
     """Replace growing convolutions, and linear layers that feed another, by their sparse counterparts."""
-    producers = {id(consumer.previous_module) for consumer in _pairs(model).values()}
+    producers = {id(producer) for consumer in _pairs(model).values() for producer in consumer.producers}
     for module in model.modules():
         if not isinstance(module, GrowingModule):
             continue
@@ -210,24 +216,23 @@ def resize(model: nn.Module, target_widths: Mapping[str, int]) -> None:
         _take_to_width(pairs[name], target)
 
 
-def _take_to_width(consumer: GrowingModule, target: int) -> None:
+def _take_to_width(consumer: Consumer, target: int) -> None:
     """More neurons of zero weights behind the old ones, or only the first of them."""
     present = width(consumer)
     if target > present:
         consumer.create_layer_extensions(
             target - present, output_extension_init="zeros", input_extension_init="zeros"
         )
-        consumer.set_scaling_factor(1.0)
-        consumer.apply_change()
+        consumer.apply_change(1.0)
         consumer.delete_update()
     elif target < present:
         remove_neurons(consumer, torch.arange(present) < target)
 
 
-def _pairs(model: nn.Module) -> dict[str, GrowingModule]:
-    names = {id(module): name for name, module in model.named_modules()}
-    pairs = {}
-    for module in model.modules():
-        if isinstance(module, GrowingModule) and isinstance(module.previous_module, GrowingModule):
-            pairs[layer_name(names[id(module.previous_module)])] = module
-    return pairs
+def _pairs(model: nn.Module) -> dict[str, Consumer]:
+    names = {id(module): layer_name(name) for name, module in model.named_modules()}
+    return {
+        "-".join(names[id(producer)] for producer in module.producers): module
+        for module in model.modules()
+        if isinstance(module, GrowingModule | MergeGrowingModule) and module.producers and module.readers
+    }

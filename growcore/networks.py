@@ -13,7 +13,12 @@ from typing import cast
 from torch import Tensor, nn
 
 from growcore.config import Activation, ModelConfig, Normalization
-from growcore.growth import GrowingModule, LinearGrowingModule, RestrictedConv2dGrowingModule
+from growcore.growth import (
+    Conv2dMergeGrowingModule,
+    GrowingModule,
+    LinearGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
 
 ImageShape = tuple[int, int, int]  # channels, height, width
 _HEAD_GRID = 2  # the classifier of a GrowingConvNet sees this many pooled positions on each side
@@ -50,8 +55,8 @@ class GrowingMLP(nn.Module):
 class GrowingConvNet(nn.Module):
     """Convolutions `conv1` ..., some of stride 2, average pooling to 2 x 2 and a linear classifier `out`.
 
-    Every convolution but the last can gain channels: neighbours share a grid because the maps shrink by
-    stride. The last one keeps its width, as the classifier reads it through the pooling.
+    Every convolution can gain channels: neighbours share a grid because the maps shrink by stride, and the
+    classifier reads the last one through a merge that pools and flattens.
     """
 
     def __init__(self, config: ModelConfig, image_shape: ImageShape, num_classes: int) -> None:
@@ -75,15 +80,15 @@ class GrowingConvNet(nn.Module):
             self.layers[f"conv{index + 1}"] = previous
             size = [(side - 1) // stride + 1 for side in size]
         window = [max(side // _HEAD_GRID, 1) for side in size]
-        self.pool = nn.AvgPool2d((window[0], window[1]))
         positions = (size[0] // window[0]) * (size[1] // window[1])
-        self.out = nn.Linear(sizes[-1] * positions, num_classes)
+        self.out = LinearGrowingModule(sizes[-1] * positions, num_classes, allow_growing=False, name="out")
+        self.pool = _pooled(previous, nn.AvgPool2d((window[0], window[1])), self.out)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Logits, N x classes."""
         for layer in self.layers.values():
             x_NCHW = layer(x_NCHW)
-        return cast(Tensor, self.out(self.pool(x_NCHW).flatten(1)))
+        return cast(Tensor, self.out(self.pool(x_NCHW)))
 
 
 class GrowingResNet(nn.Module):
@@ -157,10 +162,12 @@ class _BasicBlock(nn.Module):
 
 
 class GrowingVGG(nn.Module):
-    """Stages of convolutions with max pooling after each, then a linear classifier [Simonyan2015].
+    """Stages of convolutions, max pooling between them, an average and a linear classifier [Simonyan2015].
 
     `model.widths` are the channels of the stages, `model.blocks` counts the convolutions of each. Within a
-    stage every convolution but the last can gain channels: beyond the pooling the maps have another grid.
+    stage every convolution but the last can gain channels, and so can the last of all, which the classifier
+    reads through an average. What stands before a max pooling keeps its width: the largest of a window is
+    no linear function of the new channels, so there is no optimum to solve for.
     """
 
     def __init__(self, config: ModelConfig, image_shape: ImageShape, num_classes: int) -> None:
@@ -168,8 +175,9 @@ class GrowingVGG(nn.Module):
         channels, *size = image_shape
         self.layers = nn.ModuleDict()
         self.pools: list[str] = []  # names of the layers after which maps are halved
+        previous: GrowingModule | None = None
         for stage, (width, num_convolutions) in enumerate(_stages(config, "convolutions"), start=1):
-            previous: GrowingModule | None = None
+            previous = None
             for index in range(1, num_convolutions + 1):
                 name = f"stage{stage}conv{index}"
                 previous = RestrictedConv2dGrowingModule(
@@ -184,12 +192,12 @@ class GrowingVGG(nn.Module):
                 )
                 self.layers[name] = previous
                 channels = width
-            if min(size) >= 2:
+            if stage < len(config.widths) and min(size) >= 2:
                 self.pools.append(f"stage{stage}conv{num_convolutions}")
                 size = [side // 2 for side in size]
         self.halve = nn.MaxPool2d(2)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.out = nn.Linear(channels, num_classes)
+        self.out = LinearGrowingModule(channels, num_classes, allow_growing=False, name="out")
+        self.pool = _pooled(previous, nn.AdaptiveAvgPool2d(1), self.out)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Logits, N x classes."""
@@ -197,7 +205,17 @@ class GrowingVGG(nn.Module):
             x_NCHW = layer(x_NCHW)
             if name in self.pools:
                 x_NCHW = self.halve(x_NCHW)
-        return cast(Tensor, self.out(self.pool(x_NCHW).flatten(1)))
+        return cast(Tensor, self.out(self.pool(x_NCHW)))
+
+
+def _pooled(
+    last: GrowingModule | None, pool: nn.Module, out: LinearGrowingModule
+) -> Conv2dMergeGrowingModule:
+    """Pooling and flattening through which a classifier reads the last convolution, so that it can grow."""
+    assert last is not None
+    return Conv2dMergeGrowingModule(
+        nn.Sequential(pool, nn.Flatten()), [last], [out], name=f"after {last.name}"
+    )
 
 
 def _stages(config: ModelConfig, what: str) -> list[tuple[int, int]]:

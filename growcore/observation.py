@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from growcore import cost
 from growcore.config import GrowthConfig, GrowthMethod, UpdateNormalization
-from growcore.growth import GrowingModule, GrowthProposal, removable_neurons
+from growcore.growth import Consumer, GrowthProposal, MergeGrowingModule, MergeProposal, removable_neurons
 from growcore.growth.initialization import reference_std
 from growcore.models import sparse_layers, width
 from growcore.neurons import NeuronActivity
@@ -31,7 +31,7 @@ Batch = tuple[Tensor, Tensor]  # normalised images and labels
 
 def observe_growth(
     model: nn.Module,
-    pairs: Mapping[str, GrowingModule],
+    pairs: Mapping[str, Consumer],
     batches: Sequence[Batch],
     config: GrowthConfig,
     generator: torch.Generator | None = None,
@@ -77,7 +77,7 @@ def observe_pruning(model: nn.Module, generator: torch.Generator | None = None) 
 
 
 def observe_activity(
-    model: nn.Module, pairs: Mapping[str, GrowingModule], batches: Sequence[Batch]
+    model: nn.Module, pairs: Mapping[str, Consumer], batches: Sequence[Batch]
 ) -> list[ActivityObservation]:
     """How often the neurons of each pair's hidden layer give anything but 0.
 
@@ -90,7 +90,9 @@ def observe_activity(
     hidden = {name: c for name, c in pairs.items() if width(c) > 0}
     activities = {name: NeuronActivity() for name in hidden}
     handles = [
-        consumer.require_previous().register_forward_hook(_count_nonzero(activities[name]))
+        _last_before_readers(consumer).register_forward_hook(
+            _count_nonzero(activities[name], width(consumer))
+        )
         for name, consumer in hidden.items()
     ]
     try:
@@ -107,9 +109,19 @@ def observe_activity(
     ]
 
 
-def _count_nonzero(activity: NeuronActivity) -> Callable[[nn.Module, object, Tensor], None]:
-    # Of a nonlinearity that goes below 0, as tanh does, a negative output is activity too.
-    return lambda module, inputs, output: activity.update(output.abs())
+def _last_before_readers(consumer: Consumer) -> nn.Module:
+    """The module whose output is all that others see of the hidden neurons."""
+    return consumer if isinstance(consumer, MergeGrowingModule) else consumer.producers[0]
+
+
+def _count_nonzero(activity: NeuronActivity, num_neurons: int) -> Callable[[nn.Module, object, Tensor], None]:
+    def count(module: nn.Module, inputs: object, output: Tensor) -> None:
+        if output.dim() == 2:  # a merge may have flattened its maps, channels first
+            output = output.unflatten(1, (num_neurons, -1))
+        # Of a nonlinearity that goes below 0, as tanh does, a negative output is activity too.
+        activity.update(output.abs())
+
+    return count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +169,7 @@ def line_search(
 
 def scale(edit: Edit, factor: float) -> Edit:
     """A growth at another scaling factor."""
-    assert isinstance(edit.proposal, GrowthProposal)
+    assert isinstance(edit.proposal, GrowthProposal | MergeProposal)
     return dataclasses.replace(edit, proposal=dataclasses.replace(edit.proposal, gamma=factor))
 
 
@@ -173,7 +185,7 @@ def mean_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
     return float(total) / sum(len(y) for _, y in batches)
 
 
-def _gather(model: nn.Module, pairs: Mapping[str, GrowingModule], batches: Sequence[Batch]) -> None:
+def _gather(model: nn.Module, pairs: Mapping[str, Consumer], batches: Sequence[Batch]) -> None:
     for consumer in pairs.values():
         consumer.init_computation()
     with _eval_mode(model):
@@ -185,15 +197,15 @@ def _gather(model: nn.Module, pairs: Mapping[str, GrowingModule], batches: Seque
 
 
 def _propose(
-    consumer: GrowingModule, config: GrowthConfig, generator: torch.Generator | None
-) -> GrowthProposal:
+    consumer: Consumer, config: GrowthConfig, generator: torch.Generator | None
+) -> GrowthProposal | MergeProposal:
     number = neurons_to_add(config, width(consumer))
     if config.method == GrowthMethod.tiny:
         _solve_tiny(consumer, config, number)
     elif config.method == GrowthMethod.gradmax:
         _solve_gradmax(consumer, config, number)
     else:
-        with _seeded(generator, consumer.layer.weight.device):
+        with _seeded(generator, consumer.producers[0].device):
             _draw(consumer, config, number)
     proposal = consumer.proposal()
     consumer.delete_update()
@@ -201,7 +213,7 @@ def _propose(
     return proposal
 
 
-def _solve_tiny(consumer: GrowingModule, config: GrowthConfig, number: int) -> None:
+def _solve_tiny(consumer: Consumer, config: GrowthConfig, number: int) -> None:
     consumer.compute_optimal_updates(
         numerical_threshold=config.numerical_threshold,
         statistical_threshold=config.statistical_threshold,
@@ -213,20 +225,26 @@ def _solve_tiny(consumer: GrowingModule, config: GrowthConfig, number: int) -> N
         consumer.normalize_optimal_updates(normalization_type=config.normalization.value)
 
 
-def _solve_gradmax(consumer: GrowingModule, config: GrowthConfig, number: int) -> None:
+def _solve_gradmax(consumer: Consumer, config: GrowthConfig, number: int) -> None:
     consumer.compute_gradmax_updates(
         maximum_added_neurons=number,
         statistical_threshold=config.statistical_threshold,
         relative_thresholds=config.relative_thresholds,
     )
     # The solution's columns have norm 1; beside trained weights they are brought to the weights' own size.
-    omega = consumer.extended_input_layer
-    assert omega is not None
-    target = reference_std(consumer.layer.weight, consumer.layer.weight[0].numel())
-    consumer.scale_layer_extension(None, 1.0, target / reference_std(omega.weight, omega.weight[0].numel()))
+    extensions = [reader.extended_input_layer for reader in consumer.readers]
+    old = _entries(reader.layer for reader in consumer.readers)
+    new = _entries(extension for extension in extensions if extension is not None)
+    fan_in = consumer.readers[0].in_fan
+    target = reference_std(old, fan_in)
+    consumer.scale_layer_extension(None, 1.0, target / reference_std(new, fan_in))
 
 
-def _draw(consumer: GrowingModule, config: GrowthConfig, number: int) -> None:
+def _entries(layers: Iterable[nn.Linear | nn.Conv2d]) -> Tensor:
+    return torch.cat([layer.weight.detach().flatten() for layer in layers])
+
+
+def _draw(consumer: Consumer, config: GrowthConfig, number: int) -> None:
     silent = config.method == GrowthMethod.zeros
     consumer.create_layer_extensions(
         number,
@@ -237,19 +255,24 @@ def _draw(consumer: GrowingModule, config: GrowthConfig, number: int) -> None:
 
 
 def _flops_per_neuron(
-    model: nn.Module, pairs: Mapping[str, GrowingModule], image_shape: Sequence[int]
+    model: nn.Module, pairs: Mapping[str, Consumer], image_shape: Sequence[int]
 ) -> dict[str, int]:
     """Forward FLOPs a sample of one neuron: its row in the hidden layer and its column in the consumer."""
     positions = cost.output_positions(model, image_shape)
     flops = {}
     for name, consumer in pairs.items():
-        producer = consumer.previous_module
-        assert isinstance(producer, GrowingModule)
-        row = producer.layer.weight.shape[1:].numel() * positions[id(producer)]
-        out, _, *kernel = consumer.layer.weight.shape
-        column = out * math.prod(kernel) * positions[id(consumer)]
-        flops[name] = 2 * (row + column)
+        rows = sum(p.weight.shape[1:].numel() * positions[id(p)] for p in consumer.producers)
+        columns = sum(
+            consumer.columns_per_neuron(r) * _column_size(r.layer) * positions[id(r)]
+            for r in consumer.readers
+        )
+        flops[name] = 2 * (rows + columns)
     return flops
+
+
+def _column_size(layer: nn.Linear | nn.Conv2d) -> int:
+    out, _, *kernel = layer.weight.shape
+    return out * math.prod(kernel)
 
 
 @contextmanager

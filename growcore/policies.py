@@ -21,7 +21,7 @@ from growcore.config import (
     PruningScope,
     ScheduleShape,
 )
-from growcore.growth import GrowthProposal, RemovedNeurons
+from growcore.growth import GrowthProposal, MergeProposal, RemovedNeurons
 from growcore.neurons import neurons_to_keep
 from growcore.sparse import (
     PRUNE_DIMS,
@@ -53,7 +53,7 @@ class GrowthObservation:
 
     layer: str
     width: int  # neurons now
-    proposal: GrowthProposal
+    proposal: GrowthProposal | MergeProposal
     improvement: float  # predicted first-order decrease of the mean loss per squared scaling factor
     flops_per_neuron: int  # forward FLOPs a sample that each new neuron adds
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growcore.growth import Cut, GrowthProposal, RemovedNeurons, remove_neurons
+from growcore.growth import Cut, GrowthProposal, MergeProposal, RemovedNeurons, remove_neurons
 from growcore.models import grow_pairs, sparse_layers
 from growcore.sparse import Progress, PruneMask
 
@@ -37,7 +37,7 @@ class Edit:
 
     layer: str  # whose neurons or connections they are, as `grow_pairs`, `sparse_layers` name it
     kind: EditKind
-    proposal: GrowthProposal | PruneMask | RemovedNeurons  # what is applied
+    proposal: GrowthProposal | MergeProposal | PruneMask | RemovedNeurons  # what is applied
     reason: str  # for people: "largest first-order improvement (0.031) at epoch 4"
     measured: Mapping[str, float] = field(default_factory=dict)  # plain figures behind the decision
 
@@ -95,14 +95,16 @@ def apply(
 def _apply_one(
     edit: Edit, model: nn.Module, optimizer: Optimizer | None, generator: torch.Generator | None
 ) -> Applied:
-    if isinstance(edit.proposal, GrowthProposal):
+    if isinstance(edit.proposal, GrowthProposal | MergeProposal):
         return _grow(edit, edit.proposal, model, optimizer)
     if isinstance(edit.proposal, RemovedNeurons):
         return _remove(edit, edit.proposal, model, optimizer)
     return _prune(edit, edit.proposal, model, optimizer, generator)
 
 
-def _grow(edit: Edit, proposal: GrowthProposal, model: nn.Module, optimizer: Optimizer | None) -> Applied:
+def _grow(
+    edit: Edit, proposal: GrowthProposal | MergeProposal, model: nn.Module, optimizer: Optimizer | None
+) -> Applied:
     consumer = _named(grow_pairs(model), edit.layer, "grow")
     before = dict(model.named_parameters())
     consumer.load_proposal(proposal)

@@ -6,6 +6,7 @@ module's `extended_output_layer`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -90,26 +91,34 @@ class ExtendingModule(CollectingModule):
                 module.
         """
         previous = self.previous_extending()
-        draw_out, draw_in = initializer(output_extension_init), initializer(input_extension_init)
+        initializer(output_extension_init), initializer(input_extension_init)  # known before anything is set
         size_out = extension_size if output_extension_size is None else output_extension_size
         size_in = extension_size if input_extension_size is None else input_extension_size
         _check_size(size_out)
         _check_size(size_in)
         self.check_extension_sizes(size_out, size_in)
-        previous.create_layer_out_extension(size_out)
-        self.create_layer_in_extension(size_in)
-        out_layer, in_layer = previous.extended_output_layer, self.extended_input_layer
-        assert out_layer is not None
-        assert in_layer is not None
-        fan_in = self.get_fan_in_from_layer(previous.layer)
-        draw_out(out_layer.weight, previous.weight, fan_in)
-        if out_layer.bias is not None and previous.bias is not None:
-            draw_out(out_layer.bias, previous.bias, fan_in)
-        draw_in(in_layer.weight, self.weight, self.get_fan_in_from_layer(in_layer) + self.in_fan)
+        previous.draw_output_extension(size_out, output_extension_init)
+        self.draw_input_extension(size_in, input_extension_init)
         self.eigenvalues_extension = None
         self.extension_moments = self.measured_moments()
         if variance_transfer:
-            self._transfer_variance(size_in)
+            self.transfer_variance()
+
+    def draw_output_extension(self, size: int, init: str) -> None:
+        """Create so many new neurons of this module with weights drawn by `known_inits[init]`."""
+        self.create_layer_out_extension(size)
+        layer, fan_in = self.extended_output_layer, self.get_fan_in_from_layer(self.layer)
+        assert layer is not None
+        initializer(init)(layer.weight, self.weight, fan_in)
+        if layer.bias is not None and self.bias is not None:
+            initializer(init)(layer.bias, self.bias, fan_in)
+
+    def draw_input_extension(self, size: int, init: str) -> None:
+        """Create so many new inputs of this module with weights drawn by `known_inits[init]`."""
+        self.create_layer_in_extension(size)
+        layer = self.extended_input_layer
+        assert layer is not None
+        initializer(init)(layer.weight, self.weight, self.get_fan_in_from_layer(layer) + self.in_fan)
 
     def check_extension_sizes(self, output_size: int, input_size: int) -> None:
         """Raise a ValueError where so many new outputs before do not make so many new inputs here."""
@@ -120,9 +129,10 @@ class ExtendingModule(CollectingModule):
                 f"output_extension_size={output_size}, input_extension_size={input_size}."
             )
 
-    def _transfer_variance(self, num_new: int) -> None:
+    def transfer_variance(self) -> None:
+        """Shrink the input extension, and by a delta the old weights, so that the variance stays."""
         assert self.extended_input_layer is not None
-        width = self.weight.shape[1]
+        width, num_new = self.weight.shape[1], self.extended_input_layer.weight.shape[1]
         shrink = (width / (width + num_new)) ** 0.5
         self.scale_layer(self.extended_input_layer, shrink)
         bias = None if self.bias is None else torch.zeros_like(self.bias)
@@ -326,29 +336,19 @@ class ExtendingModule(CollectingModule):
         Raises:
             ValueError: an unknown type or a target that is not positive.
         """
-        if normalization_type not in NORMALIZATIONS:
-            raise ValueError(
-                f"Unknown normalization_type {normalization_type!r}. Known: {', '.join(NORMALIZATIONS)}."
-            )
-        if std_target is not None and not std_target > 0:
-            raise ValueError(f"std_target must be positive; got {std_target}. Use None for the layer's own.")
         previous = self.previous_module
-        alpha_layer = previous.extended_output_layer if isinstance(previous, ExtendingModule) else None
+        alpha = previous.extended_output_layer if isinstance(previous, ExtendingModule) else None
         target = reference_std(self.weight, self._fan_in_or_extension()) if std_target is None else std_target
-        delta = _factor(self.optimal_delta_layer, target)
-        omega = _factor(self.extended_input_layer, target)
-        scale_delta, scale_out, scale_in = {
-            "legacy_normalization": (delta, omega, 1.0),
-            "equalize_second_layer": (delta, delta / omega, omega),
-            "equalize_extensions": (
-                omega * _factor(alpha_layer, target),
-                _factor(alpha_layer, target),
-                omega,
-            ),
-        }[normalization_type]
-        self.scale_parameter_update(scale_delta)
-        if self.extended_input_layer is not None and alpha_layer is not None:
-            self.scale_layer_extension(None, scale_out, scale_in)
+        scales = update_scales(
+            normalization_type,
+            target,
+            _weight(self.optimal_delta_layer),
+            _weight(self.extended_input_layer),
+            _weight(alpha),
+        )
+        self.scale_parameter_update(scales.delta)
+        if self.extended_input_layer is not None and alpha is not None:
+            self.scale_layer_extension(None, scales.alpha, scales.omega)
 
     def _fan_in_or_extension(self) -> int:
         if self.in_fan == 0 and self.extended_input_layer is not None:
@@ -356,15 +356,48 @@ class ExtendingModule(CollectingModule):
         return self.in_fan
 
 
-def _factor(layer: nn.Module | None, target: float) -> float:
-    """What a layer's weight is multiplied by to have the target deviation; 1 where there is nothing to scale.
+@dataclass(frozen=True, slots=True)
+class UpdateScales:
+    """What a step and the weights out of and into new neurons are multiplied by."""
+
+    delta: float
+    omega: float
+    alpha: float
+
+
+def update_scales(
+    normalization_type: str, target: float, delta: Tensor | None, omega: Tensor | None, alpha: Tensor | None
+) -> UpdateScales:
+    """The factors of normalize_optimal_updates; the tensors may be of any shape, None has the factor 1.
+
+    Raises:
+        ValueError: an unknown type or a target that is not positive.
+    """
+    if normalization_type not in NORMALIZATIONS:
+        raise ValueError(
+            f"Unknown normalization_type {normalization_type!r}. Known: {', '.join(NORMALIZATIONS)}."
+        )
+    if not target > 0:
+        raise ValueError(f"std_target must be positive; got {target}. Use None for the layer's own.")
+    to_delta, to_omega, to_alpha = (_factor(weight, target) for weight in (delta, omega, alpha))
+    return {
+        "legacy_normalization": UpdateScales(to_delta, 1.0, to_omega),
+        "equalize_second_layer": UpdateScales(to_delta, to_omega, to_delta / to_omega),
+        "equalize_extensions": UpdateScales(to_omega * to_alpha, to_omega, to_alpha),
+    }[normalization_type]
+
+
+def _weight(layer: nn.Linear | nn.Conv2d | None) -> Tensor | None:
+    return None if layer is None else layer.weight
+
+
+def _factor(weight: Tensor | None, target: float) -> float:
+    """What a weight is multiplied by to have the target deviation; 1 where there is nothing to scale.
 
     A weight without a spread, such as a single number, is scaled by its root mean square.
     """
-    if layer is None:
+    if weight is None:
         return 1.0
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
     spread = reference_spread(weight.detach())
     return target / spread if spread > 0 else 1.0
 

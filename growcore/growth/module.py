@@ -6,8 +6,6 @@ A pair of modules grows: the previous one gains output neurons (alpha), this one
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +15,10 @@ from growcore.growth.proposal import GrowthProposal
 from growcore.growth.resizing import ConnectionState as ConnectionState
 from growcore.growth.snapshot import set_proposal, take_proposal
 from growcore.growth.solving import SolvingModule
+from growcore.growth.target import TargetWidth
 
 
-class GrowingModule(SolvingModule):
+class GrowingModule(SolvingModule, TargetWidth):
     """A layer and the function after it, able to grow.
 
     Args:
@@ -142,7 +141,7 @@ class GrowingModule(SolvingModule):
         previous = self.previous_module
         if not (apply_previous and apply_extension and isinstance(previous, GrowingModule)):
             previous = None
-        self._check_change(delta, omega, previous, extension_size if apply_extension else None)
+        self.check_change(delta, omega, previous, extension_size if apply_extension else None)
         if scaling_factor is not None:
             self.scaling_factor = scaling_factor
         gamma = float(self.scaling_factor.detach())
@@ -154,7 +153,7 @@ class GrowingModule(SolvingModule):
         if previous is not None and previous.extended_output_layer is not None:
             previous.grow_output(gamma, self.extension_moments)
 
-    def _check_change(
+    def check_change(
         self,
         delta: nn.Module | None,
         omega: nn.Linear | nn.Conv2d | None,
@@ -216,36 +215,19 @@ class GrowingModule(SolvingModule):
             if include_previous and isinstance(self.previous_module, GrowingModule):
                 self.previous_module.extended_output_layer = None
 
-    def missing_neurons(self) -> int:
-        """target_in_neurons - in_neurons.
+    @property
+    def producers(self) -> list[GrowingModule]:
+        """The module that gains new neurons for this one; empty where no growing module stands before it."""
+        return [self.previous_module] if isinstance(self.previous_module, GrowingModule) else []
 
-        Raises:
-            ValueError: no target was set.
-        """
-        return self._target() - self.in_neurons
+    @property
+    def readers(self) -> list[GrowingModule]:
+        """The modules that read those neurons: this one."""
+        return [self]
 
-    def number_of_neurons_to_add(
-        self, method: str = "fixed_proportional", number_of_growth_steps: int = 1
-    ) -> int:
-        """Neurons of one of so many equal growth steps from the initial to the target width, rounded down."""
-        if method != "fixed_proportional":
-            raise ValueError(f"Unknown method {method!r}. Known: fixed_proportional.")
-        if number_of_growth_steps < 1:
-            raise ValueError(f"number_of_growth_steps must be at least 1; got {number_of_growth_steps}.")
-        return (self._target() - self.initial_in_neurons) // number_of_growth_steps
-
-    def complete_growth(self, extension_kwargs: dict[str, Any]) -> None:
-        """Add all missing neurons at once, drawn as create_layer_extensions(**extension_kwargs) does."""
-        missing = self.missing_neurons()
-        if missing > 0:
-            self.create_layer_extensions(extension_size=missing, **extension_kwargs)
-            self.apply_change(scaling_factor=1.0, apply_delta=False)
-            self.delete_update()
-
-    def _target(self) -> int:
-        if self.target_in_neurons is None:
-            raise ValueError(f"{self.name} has no target width. Pass target_in_neurons.")
-        return self.target_in_neurons
+    def columns_per_neuron(self, reader: GrowingModule) -> int:
+        """Indices of the second dimension of a reader's weight that belong to one neuron."""
+        return 1
 
     def proposal(self) -> GrowthProposal:
         """The current new neurons and optimal delta as a value.
@@ -265,6 +247,11 @@ class GrowingModule(SolvingModule):
         Raises:
             ValueError: the proposal does not fit the two layers; nothing has changed then.
         """
+        if not isinstance(proposal, GrowthProposal):
+            raise ValueError(
+                f"{self.name} reads one layer and takes a GrowthProposal; got {type(proposal).__name__}. "
+                f"Load a proposal into the layers it was made for."
+            )
         self.require_growing_previous()
         set_proposal(self, proposal)
 

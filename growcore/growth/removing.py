@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from growcore.growth.merge import MergeGrowingModule
 from growcore.growth.module import GrowingModule
 from growcore.growth.normalization import GrowingGroupNorm, GrowingLayerNorm, parts
-from growcore.growth.resizing import ResizableModule
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -53,7 +53,7 @@ class ShrinkingConnections(Protocol):
         """Called after the weight lost indices of a dimension: cut what is kept per connection."""
 
 
-def removable_neurons(consumer: GrowingModule) -> Tensor:
+def removable_neurons(consumer: GrowingModule | MergeGrowingModule) -> Tensor:
     """Which hidden neurons can go without a part in what the others compute, as long as they are silent.
 
     LayerNorm and GroupNorm mix the neurons they began with: none of those can go. What such a norm
@@ -65,9 +65,10 @@ def removable_neurons(consumer: GrowingModule) -> Tensor:
     Returns:
         bool, one for each neuron of the hidden layer.
     """
-    producer = consumer.require_growing_previous()
-    removable = torch.ones(producer.weight.shape[0], dtype=torch.bool, device=producer.weight.device)
-    for part in parts(producer.post_layer_function):
+    _require_pair(consumer)
+    first = consumer.producers[0]
+    removable = torch.ones(first.out_neurons, dtype=torch.bool, device=first.device)
+    for part in _parts_of(consumer):
         if isinstance(part, GrowingLayerNorm | GrowingGroupNorm):
             removable[: int(part.num_normalized)] = False
         elif _keeps_values(part):
@@ -76,7 +77,7 @@ def removable_neurons(consumer: GrowingModule) -> Tensor:
 
 
 @torch.no_grad()
-def remove_neurons(consumer: GrowingModule, keep: Tensor) -> list[Cut]:
+def remove_neurons(consumer: GrowingModule | MergeGrowingModule, keep: Tensor) -> list[Cut]:
     """Take neurons out of the hidden layer before a consumer, in place.
 
     Args:
@@ -91,26 +92,45 @@ def remove_neurons(consumer: GrowingModule, keep: Tensor) -> list[Cut]:
         ValueError: keep does not fit the layer, would empty it, or takes neurons that are not
             removable; nothing has changed then.
     """
-    producer = consumer.require_growing_previous()
-    keep = keep.to(producer.weight.device)
-    _check_removal(producer, consumer, keep)
+    _require_pair(consumer)
+    keep = keep.to(consumer.producers[0].device)
+    _check_removal(consumer, keep)
+    columns = [keep.repeat_interleave(consumer.columns_per_neuron(reader)) for reader in consumer.readers]
     consumer.delete_update()
     return [
-        *_cut_layer(producer.layer, 0, keep),
-        *(cut for part in parts(producer.post_layer_function) for cut in _cut_norm(part, keep)),
-        *_cut_layer(consumer.layer, 1, keep),
+        *(cut for producer in consumer.producers for cut in _cut_layer(producer.layer, 0, keep)),
+        *(cut for part in _parts_of(consumer) for cut in _cut_norm(part, keep)),
+        *(
+            cut
+            for reader, kept in zip(consumer.readers, columns, strict=True)
+            for cut in _cut_layer(reader.layer, 1, kept)
+        ),
     ]
 
 
-def _check_removal(producer: ResizableModule, consumer: GrowingModule, keep: Tensor) -> None:
-    num_neurons = producer.weight.shape[0]
+def _require_pair(consumer: GrowingModule | MergeGrowingModule) -> None:
+    if isinstance(consumer, GrowingModule):
+        consumer.require_growing_previous()
+
+
+def _parts_of(consumer: GrowingModule | MergeGrowingModule) -> list[nn.Module]:
+    """What acts on the hidden neurons before they are read."""
+    found = [part for producer in consumer.producers for part in parts(producer.post_layer_function)]
+    if isinstance(consumer, MergeGrowingModule):
+        found += parts(consumer.post_merge_function)
+    return found
+
+
+def _check_removal(consumer: GrowingModule | MergeGrowingModule, keep: Tensor) -> None:
+    producer = consumer.producers[0]
+    num_neurons = producer.out_neurons
     if keep.shape != (num_neurons,) or keep.dtype != torch.bool or not keep.any():
         raise ValueError(
             f"keep says of each of the {num_neurons} neurons of {producer.name} whether it stays, and one "
             f"at least must stay; got {keep.dtype} of shape {tuple(keep.shape)} with "
             f"{int(keep.count_nonzero())} that stay. Decide with growcore.neurons.neurons_to_keep."
         )
-    for layer in (producer.layer, consumer.layer):
+    for layer in [module.layer for module in (*consumer.producers, *consumer.readers)]:
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             raise ValueError(
                 f"channels of a grouped convolution cannot go one by one; {producer.name} or its consumer "
@@ -121,7 +141,8 @@ def _check_removal(producer: ResizableModule, consumer: GrowingModule, keep: Ten
         raise ValueError(
             f"{held} of the neurons to remove from {producer.name} cannot go: what follows the layer "
             f"normalises them together with others, or keeps values per neuron that it cannot give up "
-            f"({producer.post_layer_function}). Keep those that removable_neurons leaves out."
+            f"({', '.join(type(part).__name__ for part in _parts_of(consumer))}). Keep those that "
+            f"removable_neurons leaves out."
         )
 
 

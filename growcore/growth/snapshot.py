@@ -27,16 +27,16 @@ def take_proposal(module: ExtendingModule) -> GrowthProposal:
     mean, variance = (None, None) if module.extension_moments is None else module.extension_moments
     return GrowthProposal(
         alpha_weight=alpha.weight.detach().clone(),
-        alpha_bias=_copy(alpha.bias),
+        alpha_bias=copied(alpha.bias),
         omega=omega.weight.detach().clone(),
         eigenvalues=eigenvalues.detach().clone(),
         delta_weight=None if delta is None else delta.weight.detach().clone(),
-        delta_bias=None if delta is None else _copy(delta.bias),
+        delta_bias=None if delta is None else copied(delta.bias),
         parameter_update_decrease=0.0 if decrease is None else float(decrease),
         first_order_improvement=0.0 if decrease is None else float(module.first_order_improvement),
         gamma=float(module.scaling_factor.detach()),
-        preactivation_mean=_copy(mean),
-        preactivation_variance=_copy(variance),
+        preactivation_mean=copied(mean),
+        preactivation_variance=copied(variance),
     )
 
 
@@ -48,13 +48,13 @@ def set_proposal(module: ExtendingModule, proposal: GrowthProposal) -> None:
     """
     previous = module.previous_extending()
     k, out = proposal.num_neurons, module.weight.shape[0]
-    alpha = _padded("alpha_weight", proposal.alpha_weight, (k, *previous.weight.shape[1:]))
-    alpha_bias = _checked_bias("alpha_bias", proposal.alpha_bias, previous.use_bias, k)
-    omega = _padded("omega", proposal.omega, (out, k, *module.weight.shape[2:]))
+    alpha = padded("alpha_weight", proposal.alpha_weight, (k, *previous.weight.shape[1:]))
+    alpha_bias = checked_bias("alpha_bias", proposal.alpha_bias, previous.use_bias, k)
+    omega = padded("omega", proposal.omega, (out, k, *module.weight.shape[2:]))
     delta_layer = None
     if proposal.delta_weight is not None:
-        delta = _padded("delta_weight", proposal.delta_weight, tuple(module.weight.shape))
-        delta_bias = _checked_bias("delta_bias", proposal.delta_bias, module.use_bias, out)
+        delta = padded("delta_weight", proposal.delta_weight, tuple(module.weight.shape))
+        delta_bias = checked_bias("delta_bias", proposal.delta_bias, module.use_bias, out)
         delta_layer = module.layer_of_tensor(delta, delta_bias)
     previous.extended_output_layer = previous.layer_of_tensor(alpha, alpha_bias)
     module.extended_input_layer = module.layer_of_tensor(omega, force_bias=False)
@@ -68,21 +68,23 @@ def set_proposal(module: ExtendingModule, proposal: GrowthProposal) -> None:
     module.set_scaling_factor(proposal.gamma)
 
 
-def _copy(tensor: Tensor | None) -> Tensor | None:
+def copied(tensor: Tensor | None) -> Tensor | None:
+    """A detached copy."""
     return None if tensor is None else tensor.detach().clone()
 
 
-def _checked_bias(name: str, bias: Tensor | None, wanted: bool, size: int) -> Tensor | None:
+def checked_bias(name: str, bias: Tensor | None, wanted: bool, size: int) -> Tensor | None:
+    """The bias with zeros appended; a ValueError where its being there and `wanted` differ."""
     if (bias is not None) != wanted:
         raise ValueError(
             f"{name} of a proposal is there exactly if its layer has a bias; got "
             f"{name}={'None' if bias is None else tuple(bias.shape)}, layer with bias: {wanted}. "
             f"Load a proposal into the pair of layers it was made for."
         )
-    return None if bias is None else _padded(name, bias, (size,))
+    return None if bias is None else padded(name, bias, (size,))
 
 
-def _padded(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+def padded(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The tensor with zeros appended up to the shape.
 
     Raises:
@@ -94,6 +96,6 @@ def _padded(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
             f"{name} of a proposal must fit the layers, {shape}; got {tuple(tensor.shape)}. "
             f"Load a proposal into the pair of layers it was made for."
         )
-    padded = tensor.new_zeros(shape)
-    padded[tuple(slice(size) for size in tensor.shape)] = tensor
-    return padded
+    larger = tensor.new_zeros(shape)
+    larger[tuple(slice(size) for size in tensor.shape)] = tensor
+    return larger

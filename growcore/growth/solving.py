@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from growcore.growth import solve
 from growcore.growth.initialization import reference_std
@@ -146,12 +146,20 @@ class SolvingModule(ResizableModule):
         self.parameter_update_decrease = values.new_zeros(())
         self.extension_moments = self.measured_moments()
 
-    def open_extension(self) -> None:
-        """Move new neurons that are all zero off the kink of a function without gradient there."""
+    @property
+    def function_on_extension(self) -> nn.Module:
+        """What follows the layer for new neurons."""
+        special = self.extended_post_layer_function
+        return self.post_layer_function if special is None else special
+
+    def open_extension(self, behind: nn.Module | None = None) -> None:
+        """Move new neurons that are all zero off the kink of a function without gradient there.
+
+        Args:
+            behind: what follows this module's own function, if anything does.
+        """
         layer = self.extended_output_layer
-        function = self.extended_post_layer_function
-        if function is None:
-            function = self.post_layer_function
+        function = nn.Sequential(self.function_on_extension, nn.Identity() if behind is None else behind)
         if layer is None or derivative_at_zero(function, at=0.0) or not derivative_at_zero(function):
             return
         small = 1e-3 * reference_std(self.weight, self.in_fan)

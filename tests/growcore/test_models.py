@@ -4,9 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from growcore import cost, models
+from growcore import cost, models, surgery
 from growcore.config import PruningMethod, TrialConfig
 from growcore.growth import LinearGrowingModule
+from growcore.observation import observe_growth
+from growcore.policies import Progress, decide_growth
 from growcore.sparse import DSConv2d, DSLinear
 
 
@@ -49,7 +51,8 @@ def test_inside_every_block_of_a_resnet_and_between_the_convolutions_of_a_vgg_st
         "stage1block2.conv1": 2,
         "stage2block1.conv1": 3,
     }
-    assert models.widths(vgg) == {"stage1conv1": 4}
+    # stage1conv2 stands before a max pooling.
+    assert models.widths(vgg) == {"stage1conv1": 4, "stage2conv1": 6}
 
 
 @pytest.mark.parametrize("pruned", [{}, {"pruning": {"method": "hebbian"}}])
@@ -81,15 +84,15 @@ def test_building_leaves_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_hidden_layer_of_an_mlp_and_all_convolutions_but_the_last_can_gain_neurons():
+def test_every_hidden_layer_of_an_mlp_and_every_convolution_can_gain_neurons():
     mlp, conv = (models.build(config(name), (1, 8, 8), 10) for name in ("mlp", "conv"))
     assert models.widths(mlp) == {"fc1": 4, "fc2": 6, "fc3": 8}
-    assert models.widths(conv) == {"conv1": 4, "conv2": 6}
+    assert models.widths(conv) == {"conv1": 4, "conv2": 6, "conv3": 8}
 
 
 def test_a_model_without_growing_neighbours_says_what_is_missing():
     with pytest.raises(ValueError, match=r"no pair of layers that can grow.*or set growth=none"):
-        models.grow_pairs(models.build(config(widths=(4,)), (1, 8, 8), 10))
+        models.grow_pairs(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
 
 
 def test_hidden_layers_are_sparse_when_pruning_is_on_and_the_classifier_never_is():
@@ -148,10 +151,10 @@ def signal(model: nn.Module, x_NCHW: torch.Tensor) -> torch.Tensor:
     return model.layers["conv3"].layer(model.layers["conv2"](model.layers["conv1"](x_NCHW)))
 
 
-@given(new=st.lists(st.integers(0, 5), min_size=2, max_size=2), norm=st.sampled_from(["none", "batch"]))
+@given(new=st.lists(st.integers(0, 5), min_size=3, max_size=3), norm=st.sampled_from(["none", "batch"]))
 def test_a_resized_model_takes_the_weights_of_a_grown_one(new, norm):
     setting = config(model={"normalization": norm}, pruning={"method": "hebbian"})
-    wanted = {"conv1": 4 + new[0], "conv2": 6 + new[1]}
+    wanted = {"conv1": 4 + new[0], "conv2": 6 + new[1], "conv3": 8 + new[2]}
     grown, rebuilt = (models.build(setting, (1, 8, 8), 10) for _ in range(2))
     models.resize(grown, wanted)
     models.resize(rebuilt, wanted)
@@ -206,3 +209,78 @@ def test_the_classifier_of_an_mlp_is_a_growing_module_so_that_the_last_hidden_la
     model = models.build(config("mlp"), (1, 8, 8), 10)
     assert isinstance(models.grow_pairs(model)["fc3"], LinearGrowingModule)
     assert isinstance(model, nn.Module)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("name", ["mlp", "conv", "resnet", "vgg"])
+def test_complete_growth_takes_every_layer_to_the_largest_width_with_neurons_that_are_not_all_zero(
+    name, norm
+):
+    growth = {"growth": {"method": "random", "max_width": 9}}
+    setting = {"blocks": [2, 2], "hidden_fraction": 0.5, "normalization": norm}
+    model = models.build(config(name, (4, 6), model=setting, **growth), (1, 8, 8), 10)
+    for consumer in models.grow_pairs(model).values():
+        before = models.width(consumer)
+        assert consumer.missing_neurons() == 9 - before
+        assert consumer.number_of_neurons_to_add(number_of_growth_steps=2) == (9 - before) // 2
+        consumer.complete_growth({})
+        for producer in consumer.producers:
+            assert (
+                producer.weight[before:].abs().amax(dim=(1, 2, 3) if producer.weight.dim() == 4 else 1).all()
+            )
+        for reader in consumer.readers:
+            new = reader.weight[:, before * consumer.columns_per_neuron(reader) :]
+            assert new.numel() > 0
+            assert new.abs().sum() > 0
+    assert set(models.widths(model).values()) == {9}
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_without_a_largest_width_there_is_no_target():
+    consumer = models.grow_pairs(models.build(config(), (1, 8, 8), 10))["conv3"]
+    with pytest.raises(ValueError, match=r"has no target width"):
+        consumer.missing_neurons()
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "resnet", "vgg"])
+@pytest.mark.parametrize("method", ["tiny", "gradmax", "random", "zeros", "variance_transfer"])
+def test_every_layer_of_every_network_grows_by_every_method(name, method):
+    torch.manual_seed(0)
+    setting = {"blocks": [2, 2], "hidden_fraction": 0.5, "normalization": "batch"}
+    given_growth = {"method": method, "num_neurons": 2, "normalization": "equalize_second_layer"}
+    built = config(name, (4, 6), model=setting, growth=given_growth)
+    model = models.build(built, (1, 8, 8), 10).eval()
+    x_NCHW, y_N = torch.randn(24, 1, 8, 8), torch.arange(24) % 10
+    before, widths = model(x_NCHW), models.widths(model)
+    observed = observe_growth(model, models.grow_pairs(model), [(x_NCHW, y_N)], built.growth)
+    assert [o.layer for o in observed] == list(widths)
+    progress = Progress(epoch=1, num_epochs=2, num_growths=0)
+    surgery.apply(decide_growth(observed, built.growth, progress), model)
+    gained = {o.layer: o.proposal.num_neurons for o in observed}
+    assert models.widths(model) == {layer: width + gained[layer] for layer, width in widths.items()}
+    assert model(x_NCHW).isfinite().all()
+    if method == "zeros":
+        torch.testing.assert_close(model(x_NCHW), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("name", ["conv", "vgg"])
+def test_what_the_last_convolution_gains_lowers_the_loss_as_predicted(name, norm):
+    """With an identity nonlinearity and no projection the prediction is the derivative by gamma^2 itself."""
+    setting = {"blocks": [1, 1], "normalization": norm, "activation": "identity"}
+    model = models.build(config(name, (4, 6), model=setting), (1, 8, 8), 10).double().eval()
+    x_NCHW, y_N = torch.randn(30, 1, 8, 8, dtype=torch.float64), torch.arange(30) % 10
+    consumer = list(models.grow_pairs(model).values())[-1]
+
+    def loss() -> torch.Tensor:
+        return nn.functional.cross_entropy(model(x_NCHW), y_N, reduction="sum") / len(y_N)
+
+    consumer.init_computation()
+    (loss() * len(y_N)).backward()
+    consumer.update_computation()
+    consumer.compute_optimal_updates(
+        maximum_added_neurons=3, dtype=torch.float64, use_projected_gradient=False, relative_thresholds=True
+    )
+    predicted, before = float(consumer.first_order_improvement), loss().item()
+    consumer.apply_change(1e-3)
+    assert (before - loss().item()) / 1e-6 == pytest.approx(predicted, rel=1e-2)

@@ -52,7 +52,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, num: int = 3) -> No
 
 def silence(model: nn.Module, layer: str, dead: torch.Tensor) -> None:
     """Make neurons of a layer give exactly 0 after their ReLU, whatever comes."""
-    producer = models.grow_pairs(model)[layer].previous_module
+    (producer,) = models.grow_pairs(model)[layer].producers
     norm = next((m for m in producer.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)), None)
     with torch.no_grad():
         producer.layer.weight[dead] = 0
@@ -171,7 +171,7 @@ def test_one_neuron_at_least_stays_and_the_choice_must_fit_the_layer(keep):
     model = built()
     with pytest.raises(ValueError, match=r"each of the 6 neurons of conv2 whether it stays"):
         surgery.apply([removal("conv2", keep)], model)
-    assert models.widths(model) == {"conv1": 5, "conv2": 6}
+    assert models.widths(model) == {"conv1": 5, "conv2": 6, "conv3": 4}
 
 
 def pair(norm: nn.Module) -> LinearGrowingModule:
@@ -212,7 +212,7 @@ def test_a_model_takes_recorded_widths_below_and_above_its_own():
     rebuilt = built()
     models.resize(rebuilt, models.widths(narrowed))
     rebuilt.load_state_dict(narrowed.state_dict())
-    assert models.widths(rebuilt) == {"conv1": 3, "conv2": 9}
+    assert models.widths(rebuilt) == {"conv1": 3, "conv2": 9, "conv3": 4}
     assert torch.equal(rebuilt.eval()(images()), narrowed.eval()(images()))
 
 

@@ -172,7 +172,7 @@ def test_a_growth_that_no_scaling_factor_justifies_is_left_and_said():
     assert first.edits == []
     skipped = [edit for edit in edits if edit.kind == "skip"]
     assert all(edit.number == 0 and "no scaling factor lowered the loss" in edit.reason for edit in skipped)
-    assert len(skipped) == 2
+    assert len(skipped) == 3
 
 
 def test_train_flops_count_every_image_forward_and_backward_and_the_growth_s_own_work():
