@@ -61,7 +61,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(folder):
     for text in (
         "grow-prune-XXXX",
         "64 trials of 20 epochs",
-        "tpe (seed 0) to maximize val/accuracy",
+        "tpe (seed 0, n_startup_trials 8) to maximize val/accuracy",
         "asha by train_flops",
         "1 CPU a trial, as many as fit at a time",
         "sqlite:///runs/mlflow.db",
