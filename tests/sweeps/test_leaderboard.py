@@ -6,7 +6,7 @@ import pytest
 from stand_in import RANDOM, LearningRates
 
 from sweeps import leaderboard
-from sweeps.search import Outcome, Study, study_url
+from sweeps.search import Constraint, Goals, Outcome, Study, study_url
 
 
 @pytest.fixture
@@ -70,3 +70,26 @@ def test_a_running_trial_shows_its_newest_report(study):
         reported.append(report)
     (running,) = [e for e in leaderboard.entries(study, lambda number: reported) if e.state == "running"]
     assert (running.number, running.value, running.epoch, running.edits) == (4, 0.6, 2, "2+ 0-")
+
+
+def test_several_objectives_show_their_values_and_the_pareto_front():
+    goals = Goals(
+        objectives={"val/accuracy": "maximize", "val/loss": "minimize", "model/parameters": "minimize"},
+        constraints=(Constraint.read("model/parameters", "<= 60"),),
+    )
+    study = Study.create("sqlite://", "s", RANDOM, goals=goals)
+    for accuracy, loss, size in [(0.8, 0.5, 50), (0.7, 0.6, 55), (0.6, 0.7, 20), (0.9, 0.1, 90)]:
+        asked = study.ask(LearningRates())
+        metrics = {"val/accuracy": accuracy, "val/loss": loss, "model/parameters": float(size)}
+        study.complete(asked.number, accuracy, Outcome(metrics=metrics))
+    head, *lines = leaderboard.table(study)
+    assert head.split()[:8] == ["#", "val", "acc", "val", "loss", "front", "test", "acc"]
+    assert [line.split()[:4] for line in lines[:2]] == [
+        ["0", "0.8000", "0.5", "*"],
+        ["2", "0.6000", "0.7", "*"],
+    ]
+    assert [line.split()[:4] for line in lines[2:]] == [
+        ["1", "0.7000", "0.6", "-"],
+        ["3", "0.9000", "0.1", "-"],
+    ]
+    assert "breaks model/parameters <= 60: lr" in lines[3]
