@@ -4,7 +4,8 @@ An edit is a value that carries what it applies. `apply` does all of a list of e
 fails, leaves model, optimizer and random state as they were.
 
 Entries of an optimizer's state (momentum, second moments) follow their weights: those of old weights
-stay, those of new, restarted and pruned ones are 0, those of removed ones are gone.
+stay, those of new, restarted and pruned ones are 0, those of removed ones are gone. An average of the
+weights keeps its old entries too; for new and restarted weights it starts at the model's values.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from growcore.growth import Cut, GrowthProposal, MergeProposal, RemovedNeurons, remove_neurons
-from growcore.models import grow_pairs, sparse_layers
+from growcore.models import grow_pairs, resize, sparse_layers, width
 from growcore.sparse import Progress, PruneMask
 
 
@@ -70,6 +72,7 @@ def apply(
     model: nn.Module,
     optimizer: Optimizer | None = None,
     generator: torch.Generator | None = None,
+    average: AveragedModel | None = None,
 ) -> list[Applied]:
     """Apply edits in order; all of them, or none.
 
@@ -79,17 +82,79 @@ def apply(
         model: changed in place; parameters of changed shape are new objects.
         optimizer: its groups and state follow the parameters; None where there is none.
         generator: draws restarted connections; None: torch's own.
+        average: a running average of the model's weights, changed along; None where there is none.
 
     Raises:
-        ValueError: an edit names a layer that the model does not have or does not fit it; model,
-            optimizer and generator are then as before, to the last bit.
+        ValueError: an edit names a layer that the model does not have or does not fit it, or the average is
+            of another model; model, optimizer, generator and average are then as before, to the last bit.
     """
-    memory = _Memory(model, optimizer, generator)
+    if average is not None:
+        _check_average(average, model)
+    networks = [model] if average is None else [model, average]
+    memory = _Memory(networks, optimizer, generator)
     try:
-        return [_apply_one(edit, model, optimizer, generator) for edit in edits]
+        return [_apply_with_average(edit, model, optimizer, generator, average) for edit in edits]
     except BaseException:
         memory.restore()
         raise
+
+
+def _apply_with_average(
+    edit: Edit,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    generator: torch.Generator | None,
+    average: AveragedModel | None,
+) -> Applied:
+    applied = _apply_one(edit, model, optimizer, generator)
+    if average is None:
+        return applied
+    if applied.progress is not None:
+        _average_pruned(average.module, model, edit.layer, applied.progress.reset)
+    elif isinstance(edit.proposal, RemovedNeurons):
+        remove_neurons(grow_pairs(average.module)[edit.layer], edit.proposal.keep)
+    else:
+        _average_grown(average.module, model, edit.layer)
+    return applied
+
+
+def _check_average(average: AveragedModel, model: nn.Module) -> None:
+    shapes, own = (
+        {name: tuple(p.shape) for name, p in network.named_parameters()}
+        for network in (average.module, model)
+    )
+    differing = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
+    if differing:
+        raise ValueError(
+            f"an average has the parameters of its model; they differ in {', '.join(differing)}. Make it "
+            f"from this model with AveragedModel(model), and pass it to every edit."
+        )
+
+
+@torch.no_grad()
+def _average_grown(average: nn.Module, model: nn.Module, layer: str) -> None:
+    """Give the average the shapes of the grown model; its old entries stay, new ones are the model's."""
+    before = {name: tensor.clone() for name, tensor in _tensors(average).items()}
+    resize(average, {layer: width(grow_pairs(model)[layer])})
+    values = _tensors(model)
+    for name, tensor in _tensors(average).items():
+        old = before.get(name)
+        tensor.copy_(values[name])
+        if old is not None:
+            tensor[tuple(slice(size) for size in old.shape)] = old
+
+
+@torch.no_grad()
+def _average_pruned(average: nn.Module, model: nn.Module, layer: str, reset: Tensor) -> None:
+    """Give a layer of the average the connections of the model's; restarted weights are the model's."""
+    source, target = sparse_layers(model)[layer], sparse_layers(average)[layer]
+    for name, buffer in source.named_buffers():
+        target.get_buffer(name).copy_(buffer)
+    target.weight.copy_(torch.where(reset, source.weight, target.weight))
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
 def _apply_one(
@@ -194,15 +259,18 @@ def _named(layers: Mapping[str, Any], name: str, verb: str) -> Any:
 
 
 class _Memory:
-    """Model, optimizer and generator as they are now, to go back to."""
+    """Networks, optimizer and generator as they are now, to go back to."""
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer | None, generator: torch.Generator | None
+        self,
+        networks: Sequence[nn.Module],
+        optimizer: Optimizer | None,
+        generator: torch.Generator | None,
     ) -> None:
-        self.modules = [(module, _shallow(module)) for module in model.modules()]
-        tensors = [*model.parameters(), *model.buffers()]
+        self.modules = [(module, _shallow(module)) for net in networks for module in net.modules()]
+        tensors = [tensor for net in networks for tensor in (*net.parameters(), *net.buffers())]
         self.tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
-        self.gradients = [(p, p.grad) for p in model.parameters()]
+        self.gradients = [(p, p.grad) for net in networks for p in net.parameters()]
         self.optimizer = optimizer
         if optimizer is not None:
             self.groups = [dict(group, params=list(group["params"])) for group in optimizer.param_groups]
