@@ -48,6 +48,13 @@ class LayerWithFunction(Protocol):
     post_layer_function: nn.Module
 
 
+@runtime_checkable
+class MergeWithFunction(Protocol):
+    """A module that is given a sum and applies a function to it, as merges do."""
+
+    post_merge_function: nn.Module
+
+
 def plain(layer: DSConv2d | DSLinear) -> Layer:
     """A torch layer with the weights in effect: zero where pruned. Shares nothing with the sparse one."""
     weight = layer.masked_weight().detach().clone()
@@ -157,9 +164,9 @@ def without_features(norm: nn.BatchNorm1d | nn.BatchNorm2d, keep: Tensor) -> Non
 
 def _replaced(module: nn.Module) -> nn.Module:
     if isinstance(module, LayerWithFunction):
-        function = _replaced(module.post_layer_function)
-        steps = [step for step in _flattened(nn.Sequential(function)) if not isinstance(step, nn.Identity)]
-        return nn.Sequential(_replaced(module.layer), *steps)
+        return nn.Sequential(_replaced(module.layer), *_steps(module.post_layer_function))
+    if isinstance(module, MergeWithFunction):
+        return nn.Sequential(*_steps(module.post_merge_function))
     if isinstance(module, Layer) and module.weight.numel() == 0:
         raise ValueError(
             f"a layer without neurons has no plain counterpart; got {module} with a weight of shape "
@@ -170,6 +177,12 @@ def _replaced(module: nn.Module) -> nn.Module:
     for name, child in list(module.named_children()):
         setattr(module, name, _replaced(child))
     return module
+
+
+def _steps(function: nn.Module) -> list[nn.Module]:
+    """The plain parts of a function, applied one after another."""
+    steps = _flattened(nn.Sequential(_replaced(function)))
+    return [step for step in steps if not isinstance(step, nn.Identity)]
 
 
 @torch.no_grad()
