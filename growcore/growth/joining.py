@@ -87,7 +87,8 @@ class JoiningModule(GrowsReaders):
         if len(set(slopes)) > 1:
             raise ValueError(
                 f"{self.name} solves for all modules before it at once, so that their functions need one "
-                f"slope at 0; got {slopes}. Give them one function, or put it behind the sum."
+                f"slope at 0; got [{', '.join(f'{slope:.3g}' for slope in slopes)}]. Give them one "
+                f"function, or put it behind the sum."
             )
         self.previous_modules = list(previous_modules)
         self.initial_in_neurons = self.in_neurons

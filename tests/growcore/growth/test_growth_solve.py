@@ -109,3 +109,23 @@ def test_a_negative_maximum_and_a_negative_ridge_are_refused():
         solve.optimal_delta(S, M, relative_ridge=-0.1)
     with pytest.raises(ValueError, match=r"S \(3, 3\) and M \(4, 2\)"):
         solve.optimal_delta(S, torch.ones(4, 2))
+
+
+@given(scale=st.floats(1e-2, 1e2), seed=st.integers(0, 99))
+def test_scaling_the_inputs_leaves_the_decrease_and_shrinks_the_weights_that_read_them(scale, seed):
+    """Inputs c b give c^2 S and c M: the step and alpha are divided by c; d, lambda and omega stay."""
+    generator = torch.Generator().manual_seed(seed)
+    b = torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    M = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    S = b.T @ b / len(b)
+    (delta, decrease), (delta_c, decrease_c) = (
+        solve.optimal_delta(c**2 * S, c * M, torch.float64) for c in (1.0, scale)
+    )
+    torch.testing.assert_close(delta_c * scale, delta, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(decrease_c, decrease, rtol=1e-6, atol=1e-9)
+    neurons, neurons_c = (
+        solve.optimal_new_neurons(c**2 * S, c * M, relative_thresholds=True) for c in (1.0, scale)
+    )
+    torch.testing.assert_close(neurons_c.eigenvalues, neurons.eigenvalues, rtol=1e-6, atol=1e-9)
+    ours, wanted = neurons_c.omega @ neurons_c.alpha * scale, neurons.omega @ neurons.alpha
+    torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-8)
