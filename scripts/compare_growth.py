@@ -20,7 +20,7 @@ from growcore.config import TrialConfig
 from growcore.training import Training
 
 FULL = [16, 16, 16, 16]
-SMALL = [4, 4, 4, 16]  # the last convolution is read by the classifier and does not grow
+SMALL = [4, 4, 4, 4]
 
 
 def main() -> None:
