@@ -64,6 +64,12 @@ class Conv2dMergeGrowingModule(MergeGrowingModule):
 
     def _reads(self, module: GrowingModule, columns: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         assert self._shape is not None
+        if columns.shape[2] != self._shape[2:].numel():
+            raise ValueError(
+                f"The modules before {self.name} make {columns.shape[2]} points and the sum has "
+                f"{tuple(self._shape[2:])}: their own functions may not pool. Pool by averages in the "
+                f"post_merge_function."
+            )
         maps = columns.unflatten(2, self._shape[2:])
         if isinstance(module, Conv2dGrowingModule):
             yield from self._reads_of_convolution(module, maps)

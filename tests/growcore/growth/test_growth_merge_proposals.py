@@ -169,3 +169,10 @@ def test_proposals_and_modules_that_do_not_belong_together_are_refused():
     )
     with pytest.raises(ValueError, match=r"has no channels: how many positions a new one has"):
         empty.create_layer_extensions(1)
+
+
+def test_pooling_before_the_sum_is_refused():
+    first = RestrictedConv2dGrowingModule(2, 3, 3, padding=1, post_layer_function=nn.MaxPool2d(2))
+    net = Joined([first], Conv2dMergeGrowingModule(nn.Flatten()), [LinearGrowingModule(27, 4)])
+    with pytest.raises(ValueError, match=r"make 36 points and the sum has \(3, 3\): .* may not pool"):
+        net.gather([torch.randn(5, 2, 6, 6)])
