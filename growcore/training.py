@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -94,16 +95,24 @@ class Training:
         total_loss = torch.zeros((), device=self.device)
         num_images = 0
         self.model.train()
-        for x_NCHW, y_N in data.training_batches(self.data, self.config.data, batch_size, self.generator):
-            total_loss += self._train_step(x_NCHW, y_N) * len(y_N)
-            num_images += len(y_N)
-            if self.step % CHECK_EVERY_STEPS == 0:
-                self._check_finite(total_loss)
+        with self._own_randomness():
+            for x_NCHW, y_N in data.training_batches(self.data, self.config.data, batch_size, self.generator):
+                total_loss += self._train_step(x_NCHW, y_N) * len(y_N)
+                num_images += len(y_N)
+                if self.step % CHECK_EVERY_STEPS == 0:
+                    self._check_finite(total_loss)
         self._check_finite(total_loss)
         self._train_loss = float(total_loss) / num_images
         strength_flops = self._strength_flops() - strength_flops
         self.train_flops += size.training_flops * num_images + strength_flops
         self.sparse_flops += size.sparse_training_flops * num_images + strength_flops
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Dropout and its like draw from torch's own generator: each epoch from a seed of its own."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed * 1_000_003 + self.epoch)
+            yield
 
     def _strength_flops(self) -> int:
         """FLOPs of measuring strengths so far, were the layers always of their present size."""
