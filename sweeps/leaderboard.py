@@ -76,7 +76,7 @@ def _reported(row: TrialRow, metric: str, reports: list[dict[str, Any]]) -> Tria
         step=last["step"],
         epoch=last["epoch"],
         num_grown=kinds.count("grow"),
-        num_pruned=kinds.count("prune"),
+        num_pruned=kinds.count("prune") + kinds.count("remove"),
     )
     return replace(row, outcome=outcome, value=last["metrics"].get(metric))
 

@@ -177,7 +177,7 @@ class TrialRun:
             "finished": report["finished"],
             "done": report["finished"],
             "num_grown": self._counts["grow"],
-            "num_pruned": self._counts["prune"],
+            "num_pruned": self._counts["prune"] + self._counts["remove"],
             "checkpoint": None if self._checkpoint is None else str(self._checkpoint),
         }
 

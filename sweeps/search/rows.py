@@ -72,7 +72,7 @@ class Outcome:
     step: int = 0
     epoch: float = 0.0
     num_grown: int = 0  # edits that added neurons
-    num_pruned: int = 0  # edits that removed or restarted connections
+    num_pruned: int = 0  # edits that removed neurons, or pruned or restarted connections
     checkpoint: str | None = None  # folder, relative to storage.root
 
     def to_dict(self) -> dict[str, Any]:
