@@ -110,7 +110,7 @@ def test_grouped_suggestions_do_not_depend_on_the_order_of_hashes():
         "import test_samplers as t\n"
         "how = t.SamplerSettings(seed=5, options={'n_startup_trials': 3})\n"
         "more = {'training.batch_size': {'int': [1, 9], 'when': 'pruning.k1 > 0.4'}}\n"
-        "found = t.search(t.Study.create(MEMORY, 's', how), t.space(**more), 12)\n"
+        "found = t.search(t.Study.create(t.MEMORY, 's', how), t.space(**more), 12)\n"
         "print([a.params for a in found])"
     )
 
