@@ -219,6 +219,7 @@ class _Run:
             opening = pool.submit(records.open_tracking, uri, self._config.tracking.experiment, self._root)
             if study is not None and len(done) >= budget:
                 shown.say("every trial has ended: only records that MLflow may lack are sent")
+                Monitor(shown, self._folder).catch_up(study.rows())
                 return self._record(opening.result(), study, lambda: self._result(study, done, began, 0))
             shown.say("Ray starts" if self._config.cluster.address is None else "connecting to Ray")
             with connected(self._config.cluster):

@@ -274,7 +274,7 @@ def test_a_grown_pruned_network_learns_real_images(data_root):
             training={"num_epochs": 6, "batch_size": 64},
         )
     )[-1]
-    assert last.metrics["test/accuracy"] > 0.7
+    assert last.metrics["test/accuracy"] > 0.6  # chance is 0.1
 
 
 def test_measuring_strengths_is_counted_as_one_weight_gradient_each_time():

@@ -285,13 +285,13 @@ def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path):
             assert [point.step for point in history] == [10, 20, 30, 40]
 
 
+@pytest.mark.parametrize("more", [False, True])
 @pytest.mark.usefixtures("ray_here")
-def test_what_a_dead_driver_told_the_study_but_not_the_folder_is_caught_up(root):
-    result = launch(make_config(root, "sweep.name=caught", "sweep.num_trials=3"))
+def test_what_a_dead_driver_told_the_study_but_not_the_folder_is_caught_up(root, more):
+    result = launch(make_config(root, f"sweep.name=caught-{more}", "sweep.num_trials=3"))
     (result.folder / "1" / "outcome.json").unlink()
-    plan = yaml.safe_load((result.folder / "plan.yaml").read_text())
-    plan["config"]["sweep"]["num_trials"] = 4
-    (result.folder / "plan.yaml").write_text(yaml.safe_dump(plan))
-    sweep.resume(root, "caught", StandInTrial)
+    if more:
+        sweep.extend(root, f"caught-{more}", "4")
+    sweep.resume(root, f"caught-{more}", StandInTrial)
     assert events.read_json(result.folder / "1" / "outcome.json")["state"] == "complete"
-    assert len(read_runs(root, "caught")) == 5
+    assert len(read_runs(root, f"caught-{more}")) == (5 if more else 4)
