@@ -182,6 +182,13 @@ class JoiningModule(GrowsReaders):
             for module in self.previous_modules:
                 module.read_by(1)
 
+    def reduce_computation(self, group: torch.distributed.ProcessGroup | None = None) -> None:
+        """Sum the statistics here and behind over the ranks of a process group, after the last update."""
+        for statistic in self._statistics():
+            statistic.all_reduce(group)
+        for module in self.next_modules:
+            module.reduce_computation(group)
+
     @torch.no_grad()
     def update_computation(self) -> None:
         """Add the stored batch here and in the modules behind, once per forward pass."""

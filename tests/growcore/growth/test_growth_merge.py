@@ -1,4 +1,5 @@
 import copy
+import socket
 
 import pytest
 import torch
@@ -173,3 +174,41 @@ def test_modules_that_a_merge_cannot_join_are_refused():
     net, x = flat_join(nn.MaxPool2d(1))
     with pytest.raises(ValueError, match=r"linear pooling only; got MaxPool2d"):
         net.gather([x])
+
+
+def _worker(rank: int, port: int, state: dict, x: torch.Tensor, results) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    net, _ = linear_join(nn.ReLU())
+    net.load_state_dict(state)
+    net.gather([x[rank::2]])
+    net.merge.reduce_computation()
+    net.merge.compute_optimal_updates(maximum_added_neurons=2)
+    results.put((net.merge.first_order_improvement.item(), net.merge.eigenvalues_extension.tolist()))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_on_half_the_data_each_solve_the_growth_of_a_merge_as_one_on_all_of_it():
+    net, x = linear_join(nn.ReLU())
+    net.gather([x])
+    net.merge.compute_optimal_updates(maximum_added_neurons=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    processes = [
+        context.Process(target=_worker, args=(rank, port, net.state_dict(), x, results)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in processes]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for improvement, eigenvalues in found:
+        assert improvement == pytest.approx(net.merge.first_order_improvement.item(), rel=1e-3)
+        assert eigenvalues == pytest.approx(net.merge.eigenvalues_extension.tolist(), rel=1e-3)
