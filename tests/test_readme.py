@@ -57,6 +57,7 @@ def test_the_readme_s_plan_of_a_larger_sweep_is_valid(tmp_path):
     assert "64 trials" in told
 
 
+@pytest.mark.slow
 def test_the_readme_s_library_example_trains():
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
     short = example.replace('"pruning":', '"training": {"num_epochs": 1},\n    "pruning":')

@@ -102,7 +102,9 @@ def test_a_network_learns_grows_and_loses_connections_while_it_trains():
         {"pruning": {"method": "gradual", "density": 0.3, "schedule": "cubic", "scope": "global"}},
     ],
 )
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, changes, stop_after):
     whole = Training(config(**changes))
     expected = [without_time(report) for report in whole]
