@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -38,10 +39,10 @@ def coactivation(geometry: Geometry, x: Tensor, y: Tensor, threshold: float = 0.
     check_threshold(threshold)
     # sigmoid(v) > t exactly where v > log(t / (1 - t)): one comparison, no exponential.
     level = math.log(threshold / (1 - threshold))
-    with torch.autocast(x.device.type, enabled=False):
+    with _full_precision(x):
         counts = geometry.weight_gradient(_indicator(x, level), _indicator(y, level))
         # Some GPU algorithms transform their operands; counts are whole numbers all the same.
-        return counts.round_() / geometry.num_terms(y)
+        return counts.round_().div_(geometry.num_terms(y))
 
 
 def correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
     P, Q, G, N = taps_PQGNT.shape[:4]
     T = taps_PQGNT.shape[4:].numel()
     total = x.new_zeros(G, num_outputs, T)
-    with torch.autocast(x.device.type, enabled=False):
+    with _full_precision(x):
         for rows, columns in _blocks(P, Q, _CHUNK_ENTRIES // total.numel()):
             taps = taps_PQGNT[rows, columns].reshape(-1, N, T)
             products = torch.bmm(y_PQGON[rows, columns].reshape(-1, num_outputs, N), taps).abs_()
@@ -107,7 +108,7 @@ def pooled_correlation(geometry: Geometry, x: Tensor, y: Tensor) -> Tensor:
     x_deviation = x_deviation.repeat_interleave(y.shape[1] // conv.groups, dim=0)
     y_variance, y_mean = torch.var_mean(y, dim=(0, 2, 3), correction=0, keepdim=True)
     y_deviation = y_variance.sqrt().reshape(-1, 1, 1, 1)
-    with torch.autocast(x.device.type, enabled=False):
+    with _full_precision(x):
         # The outputs have mean 0, so that of the taps does not matter; less of it rounds better.
         covariance = conv.weight_gradient(x - x.mean((0, 2, 3), keepdim=True), y - y_mean) / num_terms
     defined = (x_deviation > 0) & (y_deviation > 0)
@@ -127,7 +128,7 @@ def gradient(geometry: Geometry, x: Tensor, gradient_of_y: Tensor) -> Tensor:
         |dL/dw|, at least float32, shaped like the weight; all 0 for a batch whose gradient overflowed,
         as a loss scaler leaves such a step out.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with _full_precision(x):
         strengths = geometry.weight_gradient(widen(x), widen(gradient_of_y)).abs()
     return torch.where(torch.isfinite(strengths).all(), strengths, 0)
 
@@ -156,6 +157,12 @@ def check_threshold(threshold: float) -> None:
 def widen(x: Tensor) -> Tensor:
     """The tensor in float32, or as it is where that is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Outside autocast; entering that context costs as much as a small layer's comparison."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 _CHUNK_ENTRIES = 1 << 18  # of a block of products: 1 MiB, which a core's cache holds
