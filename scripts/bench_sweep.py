@@ -306,7 +306,7 @@ def mlflow_server(root: str) -> Iterator[str]:
 
 def record_service() -> Values:
     """Reports a second from a run folder to the server, creating and closing runs included."""
-    from sweeps import records
+    from sweeps import records, stores
 
     num_trials, num_reports = RECORDED
     with tempfile.TemporaryDirectory() as root, mlflow_server(root) as url:
@@ -317,7 +317,7 @@ def record_service() -> Values:
         (folder / "plan.yaml").write_text("bench\n")
         for number in range(num_trials):
             write_trial(folder / str(number), number, config.trial.to_dict(), num_reports)
-        projector = records.Projector(records.open_tracking(url, "bench", Path(root)), folder, plan)
+        projector = records.Projector(stores.open_tracking(url, "bench", Path(root)), folder, plan)
         began = time.perf_counter()
         projector.project()
         return {"reports": num_trials * num_reports / (time.perf_counter() - began)}

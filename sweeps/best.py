@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from growcore.config import TrialConfig
-from sweeps.config import ConfigError
+from sweeps.schema import ConfigError
 from sweeps.search import Study, TrialRow, TrialState
 
 _COMPARED = (

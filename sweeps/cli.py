@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweeps.config import ConfigError
+from sweeps.schema import ConfigError
 
 if TYPE_CHECKING:
     from sweeps import sweep

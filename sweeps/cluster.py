@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sweeps.config import ClusterConfig, ConfigError
+from sweeps.config import ClusterConfig
+from sweeps.schema import ConfigError
 
 # Tune's own loggers, folders and state are not ours: records are made from the run folder.
 _QUIET = {

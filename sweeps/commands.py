@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeps import best, events, leaderboard
-from sweeps.config import ConfigError, SweepConfig
+from sweeps.config import SweepConfig
+from sweeps.schema import ConfigError
 from sweeps.search import TrialState, list_studies, study_url
 from sweeps.sweep import Result, open_study, read_plan
 from sweeps.sweep import enqueue as enqueue_trial
@@ -202,13 +203,13 @@ def train(config: SweepConfig) -> list[str]:
 
 def ui(root: Path, name: str, port: int) -> None:
     """Serve a sweep's MLflow records on 127.0.0.1 until Ctrl-C; where a server has them, say where."""
-    from sweeps import records
+    from sweeps import stores
 
     config = SweepConfig.from_dict(read_plan(root, name)["config"])
-    uri = config.tracking.uri or records.default_uri(root)
-    tracking = records.open_tracking(uri, config.tracking.experiment, root)
+    uri = config.tracking.uri or stores.default_uri(root)
+    tracking = stores.open_tracking(uri, config.tracking.experiment, root)
     if uri.startswith("http"):
-        print(records.experiment_url(uri.rstrip("/"), tracking, name))
+        print(stores.experiment_url(uri.rstrip("/"), tracking, name))
         return
     if not _is_free(port):
         raise ConfigError(f"--port {port} is taken on this machine. Choose another: --port {port + 1}.")
@@ -216,7 +217,7 @@ def ui(root: Path, name: str, port: int) -> None:
     try:
         base = f"http://127.0.0.1:{port}"
         _await(f"{base}/health", server)
-        print(f"{records.experiment_url(base, tracking, name)}\nCtrl-C ends it.", flush=True)
+        print(f"{stores.experiment_url(base, tracking, name)}\nCtrl-C ends it.", flush=True)
         server.wait()
     except KeyboardInterrupt:
         pass

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from sweeps.config import ConfigError
 from sweeps.curves import Subject, Values, read_subject
 from sweeps.leaderboard import columns, label
+from sweeps.schema import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

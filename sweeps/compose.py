@@ -15,16 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growcore.config import suggest_name, trial_keys
-from sweeps.config import (
-    GROUPS,
-    TRIAL_GROUPS,
-    ConfigError,
-    SweepConfig,
-    build_trial,
-    set_key,
-    suggest_key,
-    sweep_keys,
-)
+from sweeps.config import GROUPS, TRIAL_GROUPS, SweepConfig, build_trial, set_key, sweep_keys
+from sweeps.schema import ConfigError, suggest_key
 
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl

@@ -10,25 +10,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import re
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from growcore.config import TrialConfig, suggest_name
+from sweeps.schema import ConfigError, build, plain, require
 
 TRIAL_GROUPS = ("data", "model", "growth", "pruning", "optimizer", "training")
 GROUPS = (*TRIAL_GROUPS, "space", "search", "scheduler", "cluster", "tracking")
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "nsga3", "cmaes", "gp", "qmc")
-
-
-class ConfigError(ValueError):
-    """The request was wrong: the message names the key, the value and the fix (exit code 2)."""
 
 
 class Direction(StrEnum):
@@ -43,6 +37,9 @@ class SchedulerName(StrEnum):
 
     none = "none"
     asha = "asha"
+    hyperband = "hyperband"
+    median = "median"
+    pbt = "pbt"
 
 
 class Fidelity(StrEnum):
@@ -50,24 +47,58 @@ class Fidelity(StrEnum):
 
     epoch = "epoch"
     train_flops = "train_flops"
+    seconds = "seconds"
+
+
+class NotifyEvent(StrEnum):
+    """What may be told to a command or a webhook."""
+
+    finished = "finished"
+    failed = "failed"
+    best = "best"
 
 
 @dataclass(kw_only=True, slots=True)
 class SweepSettings:
-    """How large the sweep is and what it is called."""
+    """How large the sweep is and what it is called.
+
+    The first budget that is spent ends the sweep: trials that run are finished, none is started. Time while
+    no driver runs does not count.
+    """
 
     name: str | None = None  # also its folder under storage.root; None: the space and four hex digits
-    num_trials: int = 16  # trials that end, whatever their end
+    num_trials: int | None = 16  # trials that end, whatever their end; None: another budget ends the sweep
+    max_hours: float | None = None  # wall hours
+    max_gpu_hours: float | None = None  # hours of trials times the GPUs each of them holds
+    max_train_flops: float | None = None  # FLOPs of all trials together
+    replicates: int = 1  # trainings of each configuration, with seeds from its own on; ranked by their mean
+    max_failed: float = 0.5  # the sweep stops when a larger share of its trials failed, from 8 ended ones on
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
             "sweep.name",
             self.name,
             "names a folder: letters, digits, '.', '_' and '-', beginning with a letter or digit",
             "my-sweep",
         )
-        _require(self.num_trials >= 1, "sweep.num_trials", self.num_trials, "must be at least 1", "16")
+        budgets = {
+            "num_trials": (self.num_trials, "16"),
+            "max_hours": (self.max_hours, "8"),
+            "max_gpu_hours": (self.max_gpu_hours, "100"),
+            "max_train_flops": (self.max_train_flops, "1e15"),
+        }
+        for key, (value, example) in budgets.items():
+            least = "at least 1" if key == "num_trials" else "positive"
+            holds = value is None or (value >= 1 if key == "num_trials" else value > 0)
+            require(holds, f"sweep.{key}", value, f"must be {least}, or null for no such limit", example)
+        if all(value is None for value, _ in budgets.values()):
+            raise ValueError(
+                "A sweep needs a budget: sweep.num_trials, sweep.max_hours, sweep.max_gpu_hours and "
+                "sweep.max_train_flops are all null. For example sweep.num_trials=16."
+            )
+        require(self.replicates >= 1, "sweep.replicates", self.replicates, "must be at least 1", "3")
+        require(0 < self.max_failed <= 1, "sweep.max_failed", self.max_failed, "must lie in (0, 1]", "0.5")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,23 +116,23 @@ class SearchConfig:
     warm_start: list[str] = field(default_factory=list)  # earlier sweeps whose complete trials are known
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.sampler in SAMPLERS or re.fullmatch(r"[A-Z]\w*Sampler", self.sampler) is not None,
             "search.sampler",
             self.sampler,
             f"must be one of {', '.join(SAMPLERS)}, or a class of optuna.samplers",
             "tpe",
         )
-        _require(self.seed >= 0, "search.seed", self.seed, "must not be negative", "0")
+        require(self.seed >= 0, "search.seed", self.seed, "must not be negative", "0")
         for key in (self.metric, *self.further_objectives, *self.constraints):
-            _require(
+            require(
                 not key.startswith("test/"),
                 "search.metric",
                 key,
                 "must not be measured on test data, which would then choose",
                 "val/accuracy",
             )
-        _require(
+        require(
             self.metric not in self.further_objectives,
             "search.further_objectives",
             self.metric,
@@ -109,7 +140,7 @@ class SearchConfig:
             "{model/nonzero_parameters: minimize}",
         )
         for trial in self.first:
-            _require(
+            require(
                 isinstance(trial, dict) or (isinstance(trial, str) and trial.startswith("best/")),
                 "search.first",
                 trial,
@@ -120,22 +151,32 @@ class SearchConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SchedulerConfig:
-    """How weak trials are stopped early."""
+    """How weak trials are stopped early, or moved to better ones."""
 
     name: SchedulerName = SchedulerName.asha
     fidelity: Fidelity = Fidelity.train_flops  # trials are compared at equal values of it
     grace: float = 0.25  # fraction of a full trial before which none is stopped
-    reduction_factor: int = 3  # at every rung the best 1 / reduction_factor go on
+    edit_grace: float = 0.05  # fraction of a full trial after a growth or pruning in which none is compared
+    reduction_factor: int = 3  # asha, hyperband: at every rung the best 1 / reduction_factor go on
+    num_brackets: int = 3  # hyperband: kinds of trials, each with a later first rung than the one before
+    interval: float = 0.1  # pbt: fraction of a full trial between two looks at the population
+    quantile: float = 0.25  # pbt: this share, the worst, continues from this share, the best
+    perturbation: float = 1.25  # pbt: a number that is taken over is multiplied by this or divided by it
+    resample: float = 0.25  # pbt: probability that a value is drawn anew instead
 
     def __post_init__(self) -> None:
-        _require(0 < self.grace <= 1, "scheduler.grace", self.grace, "must lie in (0, 1]", "0.25")
-        _require(
-            self.reduction_factor >= 2,
-            "scheduler.reduction_factor",
-            self.reduction_factor,
-            "must be at least 2",
-            "3",
+        fractions = {"grace": self.grace, "interval": self.interval}
+        for key, value in fractions.items():
+            require(0 < value <= 1, f"scheduler.{key}", value, "must lie in (0, 1]", "0.25")
+        require(
+            0 <= self.edit_grace < 1, "scheduler.edit_grace", self.edit_grace, "must lie in [0, 1)", "0.05"
         )
+        least = {"reduction_factor": (self.reduction_factor, 2), "num_brackets": (self.num_brackets, 1)}
+        for key, (number, lowest) in least.items():
+            require(number >= lowest, f"scheduler.{key}", number, f"must be at least {lowest}", "3")
+        require(0 < self.quantile <= 0.5, "scheduler.quantile", self.quantile, "must lie in (0, 0.5]", "0.25")
+        require(self.perturbation > 1, "scheduler.perturbation", self.perturbation, "must be above 1", "1.25")
+        require(0 <= self.resample <= 1, "scheduler.resample", self.resample, "must lie in [0, 1]", "0.25")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -146,19 +187,26 @@ class ClusterConfig:
     num_concurrent: int | None = None  # trials at the same time; None: as many as fit
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0  # may be a fraction: several trials share one GPU
+    max_retries: int = 2  # times a trial may fail, or its worker die or hang, and be continued all the same
+    hang_seconds: float | None = 3600.0  # a worker that reports nothing for so long is ended; None: never
+    trial_seconds: float | None = None  # training after which a trial is stopped; None: no limit
 
     def __post_init__(self) -> None:
-        _require(
+        require(self.max_retries >= 0, "cluster.max_retries", self.max_retries, "must not be negative", "2")
+        for key, seconds in (("hang_seconds", self.hang_seconds), ("trial_seconds", self.trial_seconds)):
+            holds = seconds is None or seconds > 0
+            require(holds, f"cluster.{key}", seconds, "must be positive, or null for no limit", "3600")
+        require(
             self.num_concurrent is None or self.num_concurrent >= 1,
             "cluster.num_concurrent",
             self.num_concurrent,
             "must be at least 1, or null for as many as fit",
             "null",
         )
-        _require(
+        require(
             self.cpus_per_trial > 0, "cluster.cpus_per_trial", self.cpus_per_trial, "must be positive", "1"
         )
-        _require(
+        require(
             self.gpus_per_trial >= 0,
             "cluster.gpus_per_trial",
             self.gpus_per_trial,
@@ -173,6 +221,7 @@ class TrackingConfig:
 
     uri: str | None = None  # of the MLflow store or server; None: sqlite:///<storage.root>/mlflow.db
     experiment: str = "growsweep"  # MLflow experiment that holds the runs
+    required: bool = True  # a sweep starts only where it answers; false: records are sent when it does
 
     def __post_init__(self) -> None:
         if self.uri is not None and urlsplit(self.uri).password is not None:
@@ -180,6 +229,14 @@ class TrackingConfig:
                 "tracking.uri must not hold a password: configurations are recorded. "
                 "Take it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead."
             )
+
+
+@dataclass(kw_only=True, slots=True)
+class NotifyConfig:
+    """Who is told what; a webhook's address is a credential: it is read from GROWSWEEP_WEBHOOK."""
+
+    command: str | None = None  # run by the shell, with GROWSWEEP_EVENT and its like, JSON on its stdin
+    events: list[NotifyEvent] = field(default_factory=lambda: list(NotifyEvent))  # finished, failed, best
 
 
 @dataclass(kw_only=True, slots=True)
@@ -208,6 +265,7 @@ class SweepConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
     overrides: list[str] = field(default_factory=list)  # KEY=VALUE and GROUP=OPTION as typed, fixes too
     searches: list[str] = field(default_factory=list)  # the KEY=DISTRIBUTION of every --search
     config_dirs: list[str] = field(default_factory=list)  # folders of the user, searched first
@@ -216,7 +274,7 @@ class SweepConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values; `from_dict` reads them back without any YAML folder."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        parts = {name: _plain(dataclasses.asdict(values[name])) for name in _PARTS}
+        parts = {name: plain(dataclasses.asdict(values[name])) for name in _PARTS}
         return copy.deepcopy(values | parts | {"trial": self.trial.to_dict()})
 
     @classmethod
@@ -230,7 +288,7 @@ class SweepConfig:
         for key in values:
             if key not in known:
                 raise ConfigError(f"Unknown key '{key}'. {suggest_name(key, known)}")
-        parts = {name: _build(_PARTS[name], name, values[name]) for name in _PARTS if name in values}
+        parts = {name: build(_PARTS[name], name, values[name]) for name in _PARTS if name in values}
         return cls(**{**values, **parts, "trial": build_trial(values["trial"])})
 
 
@@ -241,25 +299,13 @@ _PARTS: dict[str, type[Any]] = {
     "cluster": ClusterConfig,
     "tracking": TrackingConfig,
     "storage": StorageConfig,
+    "notify": NotifyConfig,
 }
 
 
 def sweep_keys() -> list[str]:
     """Every dotted key of a sweep that holds a value and is no trial key: `sweep.name`, ..."""
     return [f"{part}.{f.name}" for part, cls in _PARTS.items() for f in dataclasses.fields(cls)]
-
-
-def suggest_key(key: str, known: Sequence[str]) -> str:
-    """A hint for an unknown dotted key: the closest of its part, else its part's keys, else all parts."""
-    part, _, name = key.rpartition(".")
-    siblings = {k.rpartition(".")[2]: k for k in known if part and k.startswith(f"{part}.")}
-    if close := difflib.get_close_matches(name, siblings, n=1):
-        return f"Did you mean '{siblings[close[0]]}'?"
-    if siblings:
-        return f"Known: {', '.join(siblings.values())}."
-    if close := difflib.get_close_matches(key, known, n=1):
-        return f"Did you mean '{close[0]}'?"
-    return f"Known: {', '.join(dict.fromkeys(k.partition('.')[0] for k in known))}."
 
 
 def build_trial(values: Mapping[str, Any]) -> TrialConfig:
@@ -283,58 +329,3 @@ def get_key(values: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         values = values[part]
     return values
-
-
-def _build(cls: type[Any], part: str, values: Any) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"'{part}' is a group of keys; got the single value {values!r}.")
-    annotations = typing.get_type_hints(cls)
-    for name in values:
-        if name not in annotations:
-            known = [f"{part}.{known}" for known in annotations]
-            raise ConfigError(f"Unknown key '{part}.{name}'. {suggest_key(f'{part}.{name}', known)}")
-    converted = {name: _convert(f"{part}.{name}", value, annotations[name]) for name, value in values.items()}
-    try:
-        return cls(**converted)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _convert(key: str, value: Any, annotation: Any) -> Any:
-    if isinstance(annotation, types.UnionType):
-        annotation, _ = typing.get_args(annotation)
-        if value is None:
-            return None
-    if typing.get_origin(annotation) is list:
-        (item,) = typing.get_args(annotation)
-        return [_convert(key, each, item) for each in _typed(key, value, list)]
-    if typing.get_origin(annotation) is dict:
-        _, item = typing.get_args(annotation)
-        return {str(k): _convert(f"{key}.{k}", each, item) for k, each in _typed(key, value, dict).items()}
-    if annotation is Any:
-        return value
-    if issubclass(annotation, StrEnum):
-        known = [member.value for member in annotation]
-        if value not in known:
-            raise ConfigError(f"{key} must be one of {', '.join(known)}; got {value!r}.")
-        return annotation(value)
-    if annotation is float and type(value) is int:
-        return float(value)
-    return _typed(key, value, annotation)
-
-
-def _typed(key: str, value: Any, kind: type[Any]) -> Any:
-    if type(value) is not kind:
-        raise ConfigError(f"{key} must be of type {kind.__name__}; got {value!r}.")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value.value if isinstance(value, StrEnum) else value
-
-
-def _require(holds: bool, key: str, value: object, rule: str, example: str) -> None:
-    if not holds:
-        raise ValueError(f"{key} {rule}; got {key}={value}. For example {key}={example}.")

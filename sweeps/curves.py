@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sweeps import events
-from sweeps.config import ConfigError, Direction, SweepConfig
+from sweeps.config import Direction, SweepConfig
+from sweeps.schema import ConfigError
 from sweeps.sweep import read_plan
 
 _COST = "cost/train_flops"

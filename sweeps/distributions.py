@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from growcore.config import suggest_name
-from sweeps.config import ConfigError
 from sweeps.references import Bound, Condition, Extent, Lookup, in_words, read_bound, read_conditions
+from sweeps.schema import ConfigError
 from sweeps.suggesting import TrialLike
 
 _FORMS = "{float: [LOW, HIGH]}, {int: [LOW, HIGH]}, {choice: [A, B]} or {value: A}"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from growcore.config import TrialConfig
-from sweeps.config import ConfigError
+from sweeps.schema import ConfigError
 
 if TYPE_CHECKING:
     from growcore.checks import Check

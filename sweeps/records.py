@@ -1,4 +1,4 @@
-"""What people see in MLflow: a projection of the run folder; the only file that imports MLflow.
+"""What people see in MLflow: a projection of the run folder; `sweeps.stores` reaches it.
 
 One parent run a sweep, one child run a trial. A run is looked up by its tag `growsweep.id` (SWEEP, or
 SWEEP/NUMBER) before it is created, and a report that was sent once is not sent again, so projecting a folder
@@ -8,15 +8,8 @@ answer records are late, training never waits, and nothing is lost.
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sweeps import events
-from sweeps.config import ConfigError
+from sweeps import events, stores
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -33,93 +25,9 @@ if TYPE_CHECKING:
 ID = "growsweep.id"
 _POLL_SECONDS = 1.0
 _FLUSH_SECONDS = 60.0  # how long the end of a sweep waits for an MLflow that does not answer
-_CONNECT_SECONDS = 3.0
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "infeasible": "KILLED", "failed": "FAILED"}
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _MAX_PARAM = 6000  # characters MLflow keeps of a parameter
 _MAX_BATCH = 1000  # metrics MLflow takes at once
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tracking:
-    """An MLflow store that answered."""
-
-    uri: str
-    experiment_id: str
-
-
-def default_uri(root: Path) -> str:
-    """The store of a storage root whose configuration names none."""
-    return f"sqlite:///{root.absolute() / 'mlflow.db'}"
-
-
-def open_tracking(uri: str, experiment: str, root: Path) -> Tracking:
-    """Reach the store, create its schema and the experiment.
-
-    Raises:
-        ConfigError: nothing answers at `uri`, or it is the deprecated file store.
-    """
-    probe(uri)
-    try:
-        client = _client(uri)
-        # The first call creates the schema of a fresh database: once, here, before anyone else opens it.
-        found = client.get_experiment_by_name(experiment)
-        if found is not None:
-            return Tracking(uri=uri, experiment_id=found.experiment_id)
-        # A server keeps artifacts where it was told to; a database of ours keeps them beside itself.
-        location = None if _is_server(uri) else (root.absolute() / "mlartifacts").as_uri()
-        created = client.create_experiment(experiment, artifact_location=location)
-    except Exception as error:  # sqlalchemy's and requests' exceptions are not ours to name
-        raise _unreachable(uri, str(error).splitlines()[0]) from error
-    return Tracking(uri=uri, experiment_id=created)
-
-
-def probe(uri: str) -> None:
-    """Raise ConfigError within seconds where nothing answers at `uri`; imports no MLflow."""
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme in ("", "file"):
-        raise ConfigError(
-            f"tracking.uri={uri} is a folder, MLflow's deprecated file store. "
-            f"Use a database (sqlite:///PATH/mlflow.db), a server (http://HOST:5000), or leave it null."
-        )
-    try:
-        if _is_server(uri):
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS).close()  # noqa: S310
-        elif parts.hostname:  # MLflow itself would try a database for minutes
-            port = parts.port or _PORTS.get(parts.scheme.split("+")[0], 5432)
-            socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise _unreachable(uri, f"HTTP {error.code}") from None
-    except (OSError, ValueError) as error:
-        raise _unreachable(uri, str(getattr(error, "reason", error))) from None
-
-
-def _is_server(uri: str) -> bool:
-    return urllib.parse.urlsplit(uri).scheme in ("http", "https")
-
-
-def _unreachable(uri: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"tracking.uri={uri} does not answer ({why}). Start the server (`mlflow server --port 5000`), "
-        f"correct the address, or leave tracking.uri=null to keep records in storage.root/mlflow.db."
-    )
-
-
-def _client(uri: str) -> MlflowClient:
-    # An outage shall cost seconds, not MLflow's four minutes a call.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's imports and tables use what others deprecate
-        from mlflow.store.tracking.dbmodels import models  # noqa: F401
-        from mlflow.tracking import MlflowClient
-        from sqlalchemy.orm import configure_mappers
-
-        configure_mappers()
-    for name in ("mlflow", "alembic"):  # importing MLflow sets its loggers up
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
 
 
 @dataclass(slots=True)
@@ -140,7 +48,7 @@ class Projector:
         >>> projector.complaint  # None, or why records are missing
     """
 
-    def __init__(self, tracking: Tracking, folder: Path, plan: Mapping[str, Any]) -> None:
+    def __init__(self, tracking: stores.Tracking, folder: Path, plan: Mapping[str, Any]) -> None:
         self._tracking = tracking
         self._folder = folder
         self._plan = plan
@@ -193,7 +101,7 @@ class Projector:
 
     def _open_parent(self) -> str:
         if self._client is None:
-            self._client = _client(self._tracking.uri)
+            self._client = stores.client(self._tracking.uri)
         if self._parent is None:
             tags = {"growsweep.kind": "sweep", "growsweep.sweep": self._sweep} | _tags(self._plan)
             self._parent, _ = self._find_or_create(self._sweep, self._sweep, tags)
@@ -352,12 +260,6 @@ def preflight_verdict(
         return None
     severities = {finding["severity"] for finding in findings}
     return next((severity for severity in ("fail", "warn") if severity in severities), "ok")
-
-
-def experiment_url(base: str, tracking: Tracking, sweep: str) -> str:
-    """The page of an MLflow server that shows a sweep's runs and no others."""
-    query = urllib.parse.quote(f"tags.`growsweep.sweep` = '{sweep}'")
-    return f"{base}/#/experiments/{tracking.experiment_id}/runs?searchFilter={query}"
 
 
 def _tags(plan: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sweeps.config import ConfigError
+from sweeps.schema import ConfigError
 
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from growcore.config import TrialConfig, suggest_name, trial_keys
-from sweeps.config import TRIAL_GROUPS, ConfigError, SweepConfig, build_trial, get_key, set_key, suggest_key
+from sweeps.config import TRIAL_GROUPS, SweepConfig, build_trial, get_key, set_key
 from sweeps.distributions import Choice, Distribution, Fixed, Numeric, parse
 from sweeps.references import Condition
+from sweeps.schema import ConfigError, suggest_key
 from sweeps.suggesting import Corner, Given, Random, TrialLike
 
 # Growth and pruning settings say something only where the method is on.

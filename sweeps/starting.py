@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.compose import read_best, read_value
-from sweeps.config import TRIAL_GROUPS, ConfigError, SearchConfig, SweepConfig, get_key
+from sweeps.config import TRIAL_GROUPS, SearchConfig, SweepConfig, get_key
 from sweeps.distributions import Choice, Fixed, Numeric
+from sweeps.schema import ConfigError
 from sweeps.search import Constraint, Goals, Key, SamplerSettings, Study, TrialRow, TrialState, limits
 from sweeps.space import Dimension, SearchSpace
 

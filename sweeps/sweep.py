@@ -23,12 +23,13 @@ from typing import Any
 import yaml
 
 from growcore.config import TrialConfig, missing_data
-from sweeps import best, events, records, starting
+from sweeps import best, events, records, starting, stores
 from sweeps.cluster import connected, num_slots
-from sweeps.config import ConfigError, Direction, SweepConfig
+from sweeps.config import Direction, SweepConfig
 from sweeps.events import FORMAT
 from sweeps.monitor import Monitor, stop_on_signal
 from sweeps.progress import Progress, progress
+from sweeps.schema import ConfigError
 from sweeps.search import SamplerSettings, Study, TrialRow, study_url
 from sweeps.space import SearchSpace
 
@@ -204,8 +205,8 @@ class _Run:
         self._space = SearchSpace.of(config)
 
     def start(self, *, is_new: bool) -> Result:
-        uri = self._config.tracking.uri or records.default_uri(self._root)
-        records.probe(uri)
+        uri = self._config.tracking.uri or stores.default_uri(self._root)
+        stores.probe(uri)
         _check_data(self._config.trial)
         self._root.mkdir(parents=True, exist_ok=True)
         study = None if is_new else self._study()
@@ -216,7 +217,7 @@ class _Run:
         began = time.monotonic()
         with ThreadPoolExecutor(1) as pool, closing(shown):
             # MLflow's import and Ray's start take seconds each: side by side.
-            opening = pool.submit(records.open_tracking, uri, self._config.tracking.experiment, self._root)
+            opening = pool.submit(stores.open_tracking, uri, self._config.tracking.experiment, self._root)
             if study is not None and len(done) >= budget:
                 shown.say("every trial has ended: only records that MLflow may lack are sent")
                 Monitor(shown, self._folder).catch_up(study.rows())
@@ -236,7 +237,7 @@ class _Run:
 
                 return self._record(tracking, ready, run)
 
-    def _record(self, tracking: records.Tracking, study: Study, run: Callable[[], Result]) -> Result:
+    def _record(self, tracking: stores.Tracking, study: Study, run: Callable[[], Result]) -> Result:
         """Do something while what happens is sent to MLflow."""
         with records.Projector(tracking, self._folder, self._plan) as projector:
             result = run()

@@ -3,6 +3,7 @@
 rows       what a study hands out and gives back, as plain values
 goals      objectives and constraints
 samplers   what chooses the next trial, with its options and its limits
+storage    the database
 study      ask and tell, over Optuna's storage
 """
 
@@ -18,7 +19,8 @@ from sweeps.search.rows import (
     TrialState,
 )
 from sweeps.search.samplers import Key, limits
-from sweeps.search.study import Study, list_studies, study_url
+from sweeps.search.storage import study_url
+from sweeps.search.study import Study, list_studies
 
 __all__ = [
     "Assignment",

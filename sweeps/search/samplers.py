@@ -12,7 +12,8 @@ from typing import Any
 import optuna
 
 from growcore.config import suggest_name
-from sweeps.config import SAMPLERS, ConfigError
+from sweeps.config import SAMPLERS
+from sweeps.schema import ConfigError
 from sweeps.search.goals import Goals
 from sweeps.search.rows import SamplerSettings
 

@@ -14,14 +14,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from sweeps.config import ConfigError
+from sweeps.schema import ConfigError
 from sweeps.search.frozen import DUPLICATE, EARLIER, is_foreign, read_row
 from sweeps.search.goals import Constraint, Goals
 from sweeps.search.rows import (
@@ -35,6 +33,7 @@ from sweeps.search.rows import (
     TrialState,
 )
 from sweeps.search.samplers import build
+from sweeps.search.storage import open_storage
 
 FORMAT = 1  # of the user attributes written here
 MAX_REDRAWS = 8  # draws in place of repeated configurations: so many from the sampler, then as many random
@@ -90,7 +89,7 @@ class Study:
         """
         goals = goals or Goals()
         made = build(sampler, 0)
-        storage = _storage(url)
+        storage = open_storage(url)
         try:
             study = optuna.create_study(
                 storage=storage,
@@ -117,7 +116,7 @@ class Study:
         Raises:
             KeyError: the database holds no such sweep; the message lists those it holds.
         """
-        storage = _storage(url)
+        storage = open_storage(url)
         known = [study.study_name for study in storage.get_all_studies()]
         if name not in known:
             listed = ", ".join(sorted(known)) or "none yet"
@@ -429,22 +428,9 @@ class Study:
 
 def list_studies(url: str) -> list[StudyRow]:
     """Every sweep in a database, oldest first."""
-    storage = _storage(url)
+    storage = open_storage(url)
     names = [study.study_name for study in storage.get_all_studies()]
     return [Study(optuna.load_study(study_name=name, storage=storage)).summary() for name in names]
-
-
-def study_url(root: Path) -> str:
-    """Where the studies of a storage root are kept."""
-    return f"sqlite:///{root.absolute() / 'optuna.db'}"
-
-
-def _storage(url: str) -> RDBStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not url.startswith("sqlite"):
-        return RDBStorage(url)
-    # Readers (`sweeps list`) and the driver share one file: wait for its lock instead of failing.
-    return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
 def _set(study: optuna.Study, **attrs: Any) -> None:

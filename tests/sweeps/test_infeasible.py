@@ -11,13 +11,14 @@ from mlflow.tracking import MlflowClient
 from ray.tune.search import Searcher
 from stand_in import RANDOM, LearningRates, trial_config
 
-from sweeps import events, leaderboard, records, sweep
+from sweeps import events, leaderboard, records, stores, sweep
 from sweeps.compose import load
 from sweeps.events import EventWriter
 from sweeps.progress import describe
-from sweeps.records import Projector, Tracking
+from sweeps.records import Projector
 from sweeps.search import Outcome, SamplerSettings, Study, TrialState, study_url
 from sweeps.searcher import Goal, StudySearcher
+from sweeps.stores import Tracking
 from sweeps.trial import Growcore, Job, TrialRun
 
 WARNED = {"severity": "warn", "kind": "low_rank", "layer": "fc3", "reason": "One direction.", "fix": "Fewer."}
@@ -96,7 +97,7 @@ def test_the_verdict_is_the_worst_finding_and_absent_where_nothing_was_measured(
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory) -> Tracking:
     root = tmp_path_factory.mktemp("store")
-    return records.open_tracking(records.default_uri(root), "growsweep", root)
+    return stores.open_tracking(stores.default_uri(root), "growsweep", root)
 
 
 def project(tracking: Tracking, folder: Path, state: str, told: list[dict] | None) -> tuple:
@@ -275,7 +276,7 @@ def test_a_sweep_goes_on_past_trials_that_its_preflight_ends(tmp_path, monkeypat
     assert rows[0.01].reason.startswith("infeasible: out: the variance of preactivations")
     assert rows[1.0].outcome.metrics["preflight/failures"] == 0
     root = tmp_path / "runs"
-    tracking = records.open_tracking(records.default_uri(root), "growsweep", root)
+    tracking = stores.open_tracking(stores.default_uri(root), "growsweep", root)
     runs = MlflowClient(tracking.uri).search_runs([tracking.experiment_id], "tags.`growsweep.kind` = 'trial'")
     assert {run.data.params["model.init_gain"]: run.data.tags["preflight"] for run in runs} == {
         "0.01": "fail",

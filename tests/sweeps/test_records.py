@@ -10,10 +10,11 @@ import pytest
 import yaml
 from stand_in import trial_config
 
-from sweeps import events, records
+from sweeps import events, records, stores
 from sweeps.config import ConfigError
 from sweeps.events import EventWriter
-from sweeps.records import Projector, Tracking
+from sweeps.records import Projector
+from sweeps.stores import Tracking
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -23,7 +24,7 @@ with warnings.catch_warnings():
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory) -> Tracking:
     root = tmp_path_factory.mktemp("store")
-    return records.open_tracking(records.default_uri(root), "growsweep", root)
+    return stores.open_tracking(stores.default_uri(root), "growsweep", root)
 
 
 PLAN = {
@@ -180,20 +181,20 @@ def test_a_server_that_does_not_answer_is_named_with_the_fix(scheme, tmp_path):
         unused.bind(("127.0.0.1", 0))
         uri = f"{scheme}://127.0.0.1:{unused.getsockname()[1]}"
     with pytest.raises(ConfigError, match=rf"tracking.uri={uri} does not answer.*tracking.uri=null"):
-        records.open_tracking(uri, "growsweep", tmp_path)
+        stores.open_tracking(uri, "growsweep", tmp_path)
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns"])
 def test_the_file_store_is_refused(uri, tmp_path):
     with pytest.raises(ConfigError, match=rf"tracking.uri={uri} is a folder.*sqlite:///PATH"):
-        records.open_tracking(uri, "growsweep", tmp_path)
+        stores.open_tracking(uri, "growsweep", tmp_path)
 
 
 def test_a_database_that_cannot_be_opened_is_named(tmp_path):
     uri = f"sqlite:///{tmp_path / 'missing' / 'mlflow.db'}"
     (tmp_path / "missing").touch()
     with pytest.raises(ConfigError, match=r"tracking.uri=sqlite.*does not answer"):
-        records.open_tracking(uri, "growsweep", tmp_path)
+        stores.open_tracking(uri, "growsweep", tmp_path)
 
 
 def test_a_launch_whose_store_does_not_answer_starts_nothing(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from stand_in import SlowStandInTrial, StandInTrial, accuracy_of
 
-from sweeps import cluster, compose, events, records, sweep
+from sweeps import cluster, compose, events, stores, sweep
 from sweeps.config import ClusterConfig, ConfigError, SweepConfig, set_key
 from sweeps.search import TrialState
 from sweeps.sweep import Result
@@ -68,7 +68,7 @@ def launch(config: SweepConfig, trainable=StandInTrial) -> Result:
 def read_runs(root: Path, name: str) -> dict[str, object]:
     from mlflow.tracking import MlflowClient
 
-    tracking = records.open_tracking(records.default_uri(root), "growsweep", root)
+    tracking = stores.open_tracking(stores.default_uri(root), "growsweep", root)
     client = MlflowClient(tracking.uri)
     found = client.search_runs([tracking.experiment_id], f"tags.`growsweep.sweep` = '{name}'")
     return {run.data.tags["growsweep.id"]: run for run in found}
@@ -278,7 +278,7 @@ def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path):
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(records.default_uri(tmp_path))
+    client = MlflowClient(stores.default_uri(tmp_path))
     for identity, run in runs.items():
         if identity != "killed":
             history = client.get_metric_history(run.info.run_id, "val/accuracy")
