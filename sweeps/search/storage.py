@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import optuna
 from optuna.storages import RDBStorage
-from sqlalchemy import event
 
 
 def study_url(root: Path) -> str:
@@ -22,14 +20,8 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url)
     # Readers (`sweeps list`) and the driver share one file: wait for its lock instead of failing.
     storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-    event.listen(storage.engine, "connect", _append)
-    storage.engine.dispose()  # connections made while the tables were checked lack what follows
+    # Commit by appending to a log: a suggestion is a dozen commits, each of which would rewrite pages. What
+    # was committed survives the death of every process. The file remembers it.
+    with storage.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     return storage
-
-
-def _append(connection: sqlite3.Connection, record: object) -> None:
-    """Commit by appending to a log: a suggestion is a dozen commits, each of which would rewrite pages.
-
-    What was committed survives the death of every process, and readers never wait for the writer.
-    """
-    connection.execute("PRAGMA journal_mode=WAL")
