@@ -48,7 +48,9 @@ class Projector:
         >>> projector.complaint  # None, or why records are missing
     """
 
-    def __init__(self, tracking: stores.Tracking, folder: Path, plan: Mapping[str, Any]) -> None:
+    def __init__(
+        self, tracking: stores.Tracking | stores.Awaited, folder: Path, plan: Mapping[str, Any]
+    ) -> None:
         self._tracking = tracking
         self._folder = folder
         self._plan = plan

@@ -22,6 +22,10 @@ _CONNECT_SECONDS = 3.0
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
+class Unreachable(ConfigError):
+    """No store answers there, now."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tracking:
     """An MLflow store that answered."""
@@ -30,16 +34,52 @@ class Tracking:
     experiment_id: str
 
 
+class Awaited:
+    """A store that need not answer yet: it is opened when its experiment is first asked for.
+
+    Example:
+        >>> Projector(Awaited(uri, "growsweep", root), folder, plan)  # tries until it answers
+    """
+
+    def __init__(self, uri: str, experiment: str, root: Path) -> None:
+        self.uri = uri
+        self._experiment = experiment
+        self._root = root
+        self._opened: Tracking | None = None
+
+    @property
+    def experiment_id(self) -> str:
+        """Of the MLflow experiment; ConfigError while the store does not answer."""
+        if self._opened is None:
+            self._opened = open_tracking(self.uri, self._experiment, self._root)
+        return self._opened.experiment_id
+
+
 def default_uri(root: Path) -> str:
     """The store of a storage root whose configuration names none."""
     return f"sqlite:///{root.absolute() / 'mlflow.db'}"
+
+
+def open_store(uri: str, experiment: str, root: Path, required: bool) -> Tracking | Awaited:
+    """The store, or where it does not answer and need not, what waits for it.
+
+    Raises:
+        ConfigError: as `open_tracking`; `Unreachable` only where the store is required.
+    """
+    try:
+        return open_tracking(uri, experiment, root)
+    except Unreachable:
+        if required:
+            raise
+        return Awaited(uri, experiment, root)
 
 
 def open_tracking(uri: str, experiment: str, root: Path) -> Tracking:
     """Reach the store, create its schema and the experiment.
 
     Raises:
-        ConfigError: nothing answers at `uri`, or it is the deprecated file store.
+        Unreachable: nothing answers at `uri`.
+        ConfigError: it is the deprecated file store.
     """
     probe(uri)
     try:
@@ -57,7 +97,9 @@ def open_tracking(uri: str, experiment: str, root: Path) -> Tracking:
 
 
 def probe(uri: str) -> None:
-    """Raise ConfigError within seconds where nothing answers at `uri`; imports no MLflow."""
+    """Raise Unreachable within seconds where nothing answers at `uri`, ConfigError where it is no store that
+    we take; imports no MLflow.
+    """
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme in ("", "file"):
         raise ConfigError(
@@ -81,10 +123,11 @@ def _is_server(uri: str) -> bool:
     return urllib.parse.urlsplit(uri).scheme in ("http", "https")
 
 
-def _unreachable(uri: str, why: str) -> ConfigError:
-    return ConfigError(
+def _unreachable(uri: str, why: str) -> Unreachable:
+    return Unreachable(
         f"tracking.uri={uri} does not answer ({why}). Start the server (`mlflow server --port 5000`), "
-        f"correct the address, or leave tracking.uri=null to keep records in storage.root/mlflow.db."
+        f"correct the address, or leave tracking.uri=null to keep records in storage.root/mlflow.db. To start all "
+        f"the same and send the records when it answers: tracking.required=false."
     )
 
 

@@ -206,7 +206,10 @@ class _Run:
 
     def start(self, *, is_new: bool) -> Result:
         uri = self._config.tracking.uri or stores.default_uri(self._root)
-        stores.probe(uri)
+        # What is resumed has records already: an outage shall not hold it up.
+        required = is_new and self._config.tracking.required
+        if required:
+            stores.probe(uri)
         _check_data(self._config.trial)
         self._root.mkdir(parents=True, exist_ok=True)
         study = None if is_new else self._study()
@@ -217,7 +220,8 @@ class _Run:
         began = time.monotonic()
         with ThreadPoolExecutor(1) as pool, closing(shown):
             # MLflow's import and Ray's start take seconds each: side by side.
-            opening = pool.submit(stores.open_tracking, uri, self._config.tracking.experiment, self._root)
+            experiment = self._config.tracking.experiment
+            opening = pool.submit(stores.open_store, uri, experiment, self._root, required)
             if study is not None and len(done) >= budget:
                 shown.say("every trial has ended: only records that MLflow may lack are sent")
                 Monitor(shown, self._folder).catch_up(study.rows())
@@ -225,6 +229,8 @@ class _Run:
             shown.say("Ray starts" if self._config.cluster.address is None else "connecting to Ray")
             with connected(self._config.cluster):
                 tracking = opening.result()
+                if isinstance(tracking, stores.Awaited):
+                    shown.say(f"MLflow at {uri} does not answer: records are sent when it does")
                 ready = study or self._create()
                 for note in self._prepare(ready):
                     shown.say(note)
@@ -237,7 +243,9 @@ class _Run:
 
                 return self._record(tracking, ready, run)
 
-    def _record(self, tracking: stores.Tracking, study: Study, run: Callable[[], Result]) -> Result:
+    def _record(
+        self, tracking: stores.Tracking | stores.Awaited, study: Study, run: Callable[[], Result]
+    ) -> Result:
         """Do something while what happens is sent to MLflow."""
         with records.Projector(tracking, self._folder, self._plan) as projector:
             result = run()

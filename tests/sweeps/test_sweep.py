@@ -10,33 +10,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from stand_in import SlowStandInTrial, StandInTrial, accuracy_of
 
-from sweeps import cluster, compose, events, stores, sweep
-from sweeps.config import ClusterConfig, ConfigError, SweepConfig, set_key
+from sweeps import compose, events, stores, sweep
+from sweeps.config import ConfigError, SweepConfig, set_key
 from sweeps.search import TrialState
 from sweeps.sweep import Result
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
-
-
-def _python_path() -> str:
-    """Workers import the stand-in from here."""
-    return os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", _python_path())
-        with cluster.connected(ClusterConfig(cpus_per_trial=0.5)):
-            yield
 
 
 @pytest.fixture(scope="module")
@@ -254,10 +240,10 @@ else:
 
 
 @pytest.mark.faults
-def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path):
+def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path, python_path):
     script = tmp_path / "driver.py"
     script.write_text(_DRIVER.format(root=str(tmp_path)))
-    environment = {**os.environ, "PYTHONPATH": _python_path()}
+    environment = {**os.environ, "PYTHONPATH": python_path}
     killed = tmp_path / "killed"
     for num_ended in (1, 4, 7):
         driver = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL)
