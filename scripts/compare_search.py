@@ -2,10 +2,10 @@
 
     python scripts/compare_search.py --data-root /path/to/data [--trials 24] [--samplers tpe random]
 
-The first sampler runs so many trials to their ends; what they cost in train FLOPs is the budget of the
-others, seed by seed. Objectives: validation accuracy up, parameters that are not zero down. Printed, as Markdown: the
-Pareto front of each sampler and seed, and the hypervolume a front dominates at equal FLOPs: over accuracy
-above chance and over the logarithm of the parameters, from 10^2 to 10^5, as a share of that rectangle.
+The first sampler runs so many trials to their ends; what those cost in train FLOPs is the budget of the
+others, seed by seed. Objectives: validation accuracy up, parameters that are not zero down. Printed, as
+Markdown: the Pareto front of each sampler and seed, and the hypervolume a front dominates at equal FLOPs: over
+accuracy above chance and the logarithm of the parameters, from 10^2 to 10^5, as a share of that rectangle.
 --figure PATH.png draws the fronts. Without --data-root: scikit-learn's digits. Other words, GROUP=OPTION and
 KEY=VALUE, go to every sweep. Sweeps of an earlier run in --root are read, not run again.
 """
