@@ -4,7 +4,7 @@
 
 The first sampler runs so many trials to their ends; what those cost in train FLOPs is the budget of the
 others, seed by seed. Objectives: validation accuracy up, parameters that are not zero down. Printed, as
-Markdown: the Pareto front of each sampler and seed, and the hypervolume a front dominates at equal FLOPs: over
+Markdown: the Pareto front of each sampler and seed, and the hypervolume it dominates at equal FLOPs: over
 accuracy above chance and the logarithm of the parameters, from 10^2 to 10^5, as a share of that rectangle.
 --figure PATH.png draws the fronts. Without --data-root: scikit-learn's digits. Other words, GROUP=OPTION and
 KEY=VALUE, go to every sweep. Sweeps of an earlier run in --root are read, not run again.

@@ -126,8 +126,8 @@ def _is_server(uri: str) -> bool:
 def _unreachable(uri: str, why: str) -> Unreachable:
     return Unreachable(
         f"tracking.uri={uri} does not answer ({why}). Start the server (`mlflow server --port 5000`), "
-        f"correct the address, or leave tracking.uri=null to keep records in storage.root/mlflow.db. To start "
-        f"all the same and send the records when it answers: tracking.required=false."
+        f"correct the address, or leave tracking.uri=null to keep records in storage.root/mlflow.db. To "
+        f"start all the same and send the records when it answers: tracking.required=false."
     )
 
 
