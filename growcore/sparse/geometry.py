@@ -94,7 +94,7 @@ class ConvGeometry:
             y,
             x,
             # Only the shape of the weight is read.
-            y.new_empty(1).expand(y.shape[1], x.shape[1] // self.groups, *self.kernel_size),
+            y.new_empty((y.shape[1], x.shape[1] // self.groups, *self.kernel_size)),
             None,
             self.stride,
             padding,

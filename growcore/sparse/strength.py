@@ -170,7 +170,8 @@ _CHUNK_ENTRIES = 1 << 18  # of a block of products: 1 MiB, which a core's cache 
 
 def _indicator(x: Tensor, level: float) -> Tensor:
     """1.0 where x > level, else 0.0, in float32; comparing into floats saves the pass that converts."""
-    return torch.gt(x.detach(), level, out=torch.empty_like(x, dtype=torch.float32, requires_grad=False))
+    x = x.detach() if x.requires_grad else x
+    return torch.gt(x, level, out=torch.empty_like(x, dtype=torch.float32))
 
 
 def _standardised(x_NCHW: Tensor) -> Tensor:
