@@ -19,7 +19,7 @@ from sweeps.search.rows import (
     TrialState,
 )
 from sweeps.search.samplers import Key, limits
-from sweeps.search.storage import study_url
+from sweeps.search.storage import open_storage, study_url
 from sweeps.search.study import Study, list_studies
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "TrialState",
     "limits",
     "list_studies",
+    "open_storage",
     "study_url",
 ]
