@@ -165,12 +165,28 @@ def resume(sweep_name: str, root: Path) -> None:
 @main.command()
 @_SWEEP
 @_ROOT
-@click.option("--trials", required=True, metavar="+NUMBER", help="So many more; without +: so many in all.")
-def extend(sweep_name: str, root: Path, trials: str) -> None:
-    """Let a sweep run more trials: a running one goes on, another is to be resumed."""
+@click.option("--trials", metavar="+NUMBER", help="So many more; without +: so many in all.")
+@click.option("--hours", metavar="+HOURS", help="So many more wall hours, likewise.")
+@click.option("--gpu-hours", metavar="+HOURS", help="So many more GPU hours, likewise.")
+@click.option("--train-flops", metavar="+FLOPS", help="So many more FLOPs of training, likewise.")
+def extend(
+    sweep_name: str,
+    root: Path,
+    trials: str | None,
+    hours: str | None,
+    gpu_hours: str | None,
+    train_flops: str | None,
+) -> None:
+    r"""Let a sweep run more: a running one goes on, another is to be resumed.
+
+    \b
+        sweeps extend grow-prune-7f3a --trials +20
+        sweeps extend grow-prune-7f3a --hours +2 --train-flops 1e14
+    """
     from sweeps import commands
 
-    click.echo(commands.extend(root, sweep_name, trials))
+    more = {"num_trials": trials, "hours": hours, "gpu_hours": gpu_hours, "train_flops": train_flops}
+    click.echo(commands.extend(root, sweep_name, more))
 
 
 @main.command()
@@ -190,14 +206,102 @@ def enqueue(sweep_name: str, values: tuple[str, ...], root: Path) -> None:
     click.echo(commands.enqueue(root, sweep_name, values))
 
 
+@main.command()
+@_SWEEP
+@_ROOT
+def stop(sweep_name: str, root: Path) -> None:
+    r"""Stop a running sweep, wherever its driver runs, as Ctrl-C there would.
+
+    Its running trials write a checkpoint; sweeps resume continues them:
+
+    \b
+        sweeps stop grow-prune-7f3a
+    """
+    from sweeps import life
+
+    for line in life.stop(root, sweep_name):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("identity", metavar="SWEEP[/NUMBER]")
+@_ROOT
+@click.option("--follow", is_flag=True, help="Go on until the sweep, or the trial, ends.")
+@click.option("--json", "as_json", is_flag=True, help="Events as they were written, one a line.")
+def logs(identity: str, root: Path, follow: bool, as_json: bool) -> None:
+    r"""What happened in a sweep, or in one of its trials.
+
+    A trial tells of its starts, reports, edits, warnings and failures with their tracebacks:
+
+    \b
+        sweeps logs grow-prune-7f3a --follow
+        sweeps logs grow-prune-7f3a/12
+    """
+    from sweeps import life
+
+    for line in life.show_logs(root, identity, follow, as_json):
+        click.echo(line)
+
+
+@main.command()
+@_SWEEP
+@_ROOT
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--keep-records", is_flag=True, help="Leave its records in MLflow.")
+def rm(sweep_name: str, root: Path, yes: bool, keep_records: bool) -> None:
+    r"""Remove a sweep for good: its study, its folder, its records.
+
+    \b
+        sweeps rm grow-prune-7f3a
+        sweeps rm grow-prune-7f3a --yes --keep-records
+    """
+    from sweeps import life
+
+    def confirm(what: str) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise ConfigError(f"Nobody can be asked here. To remove {what}: add --yes.")
+        return click.confirm(f"Remove {what}?")
+
+    for line in life.remove(root, sweep_name, keep_records, confirm):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("sweep_names", nargs=-1, metavar="[SWEEP]...")
+@_ROOT
+@click.option(
+    "--keep",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Keep checkpoints of so many of the best trials.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say how much would be freed.")
+def gc(sweep_names: tuple[str, ...], root: Path, keep: int, dry_run: bool) -> None:
+    r"""Free disk space: remove checkpoints of trials that ended, except for the best.
+
+    Without SWEEP: of all sweeps. What runs or is to be continued keeps its checkpoints:
+
+    \b
+        sweeps gc --dry-run
+        sweeps gc grow-prune-7f3a --keep 1
+    """
+    from sweeps import life
+
+    for line in life.collect(root, sweep_names, keep, dry_run):
+        click.echo(line)
+
+
 def _conclude(result: sweep.Result) -> None:
     from sweeps import commands
 
     click.echo("\n".join(commands.closing(result)))
-    if result.interrupted:
-        raise click.exceptions.Exit(INTERRUPTED)
-    if result.best is None:
-        raise click.exceptions.Exit(FAILED)
+    codes = {"failed": FAILED, "interrupted": INTERRUPTED, "complete": 0}
+    if code := codes[result.status]:
+        raise click.exceptions.Exit(code)
 
 
 @main.command("list")

@@ -11,15 +11,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeps import best, events, leaderboard
+from sweeps import best, events, leaderboard, lease
+from sweeps.budget import described
 from sweeps.config import SweepConfig
 from sweeps.schema import ConfigError
-from sweeps.search import TrialState, list_studies, study_url
+from sweeps.search import StudyRow, TrialState, list_studies, study_url
 from sweeps.sweep import Result, open_study, read_plan
 from sweeps.sweep import enqueue as enqueue_trial
 from sweeps.sweep import extend as extend_budget
@@ -32,54 +33,73 @@ def closing(result: Result) -> list[str]:
     """The last lines of a sweep: what came out, and the commands that lead on."""
     name = result.study.name
     took = f"{leaderboard.duration(result.seconds)}, {result.num_slots} slots {result.busy:.0%} busy training"
-    lines = ["", f"{name}  {leaderboard.counts(result.study)}    {took}"]
+    ended = f" ended by {result.ended_by}" if result.ended_by and not result.interrupted else ""
+    lines = ["", f"{name}  {leaderboard.counts(result.study)}{ended and f',{ended}'}    {took}"]
     lines += leaderboard.table(result.study, _MAX_ROWS, _width(), _reports(result.folder))
     if result.best is not None:
-        path = _relative(result.best)
+        path = relative(result.best)
         lines.append(f"best: {path}     rerun: sweeps train best={path}")
-    root = _root_option(result.folder.parent)
+    root = root_option(result.folder.parent)
+    if result.failure is not None:
+        lines.append(f"failed: {result.failure}")
     if result.interrupted:
-        lines.append(f"interrupted: continue with  sweeps resume {name}{root}")
+        verb = "interrupted: continue" if result.failure is None else "correct that, and continue"
+        lines.append(f"{verb} with  sweeps resume {name}{root}")
     lines.append(f"look: sweeps show {name}{root}     sweeps ui {name}{root}")
     if result.complaint is not None:
         lines.append(
             f"MLflow did not answer ({result.complaint}): the records there are incomplete. All of them lie "
-            f"in {_relative(result.folder)}; sweeps resume {name}{root} sends what is missing."
+            f"in {relative(result.folder)}; sweeps resume {name}{root} sends what is missing."
         )
     return lines
 
 
 def list_sweeps(root: Path, as_json: bool) -> str:
     """Every sweep under a storage root, oldest first."""
-    rows = list_studies(study_url(root)) if (root / "optuna.db").is_file() else []
+    url = study_url(root)
+    there = (root / "optuna.db").is_file()
+    rows, holders = (list_studies(url), lease.holders(url)) if there else ([], {})
+    status = {row.name: _status(root / row.name, row, holders.get(row.name)) for row in rows}
     if as_json:
-        return _json([{**asdict(row), "num_trials": dict(row.num_trials)} for row in rows])
+        told = [{**asdict(row), "num_trials": dict(row.num_trials)} for row in rows]
+        return _json([{**values, "status": status[values["name"]]} for values in told])
     if not rows:
         return f"No sweeps under {root}. Start one with `sweeps launch`."
-    heads = ["sweep", "started", "trials", "complete", "stopped", "infeasible", "failed", "running", "best"]
-    cells = [[*heads, "by"]]
-    for row in rows:
-        num = row.num_trials
-        cells.append(
-            [
-                row.name,
-                f"{row.started:%Y-%m-%d %H:%M}" if row.started else "-",
-                f"{sum(num.values())}/{row.budget or '-'}",
-                *(
-                    str(num[state])
-                    for state in (
-                        TrialState.complete,
-                        TrialState.stopped,
-                        TrialState.infeasible,
-                        TrialState.failed,
-                        TrialState.running,
-                    )
-                ),
-                "-" if row.best is None else f"{row.best:.4f}",
-                row.metric,
-            ]
-        )
-    return "\n".join(leaderboard.columns(cells, left={0, len(heads)}))
+    states = [state.value for state in _LISTED]
+    heads = ["sweep", "status", "started", "trials", *states, "best"]
+    cells = [[*heads, "by"], *(_cells(row, status[row.name]) for row in rows)]
+    return "\n".join(leaderboard.columns(cells, left={0, 1, len(heads)}))
+
+
+_LISTED = (
+    TrialState.complete,
+    TrialState.stopped,
+    TrialState.infeasible,
+    TrialState.failed,
+    TrialState.running,
+)
+
+
+def _cells(row: StudyRow, status: str) -> list[str]:
+    return [
+        row.name,
+        status,
+        f"{row.started:%Y-%m-%d %H:%M}" if row.started else "-",
+        f"{sum(row.num_trials.values())}" + ("" if row.budget is None else f"/{row.budget}"),
+        *(str(row.num_trials[state]) for state in _LISTED),
+        "-" if row.best is None else f"{row.best:.4f}",
+        row.metric,
+    ]
+
+
+def _status(folder: Path, row: StudyRow, holder: lease.Holder | None) -> str:
+    """Running on HOST, complete, interrupted or failed."""
+    if holder is not None and holder.is_live:
+        return f"running on {holder.host}"
+    noted = events.read_json(folder / events.OUTCOME) or {}
+    if noted.get("status") == "failed" or (row.is_over and row.best is None):
+        return "failed"
+    return "complete" if row.is_over else "interrupted"
 
 
 def show(root: Path, name: str, as_json: bool) -> str:
@@ -92,6 +112,8 @@ def show(root: Path, name: str, as_json: bool) -> str:
             "metric": study.metric,
             "command": plan["command"],
             "commit": plan["commit"],
+            "budget": study.budget.to_dict(),
+            "spent": study.spent.to_dict(),
             "trials": [asdict(e) for e in leaderboard.entries(study, _reports(root / name))],
         }
         return _json(values)
@@ -99,22 +121,27 @@ def show(root: Path, name: str, as_json: bool) -> str:
         f"{name}  {leaderboard.counts(study)}",
         *leaderboard.table(study, width=_width(), reports=_reports(root / name)),
     ]
+    lines.append(f"spent: {described(study.budget, study.spent)}")
     return "\n".join([*lines, f"launched {plan['created']} by: {plan['command']}"])
 
 
-def extend(root: Path, name: str, num_trials: str) -> str:
-    """Change how many trials a sweep may run."""
-    return _more(root, name, f"{name} may run {extend_budget(root, name, num_trials)} trials now")
+def extend(root: Path, name: str, more: Mapping[str, str | None]) -> str:
+    """Change what a sweep may spend."""
+    given = {field: words for field, words in more.items() if words is not None}
+    if not given:
+        raise ConfigError("Say what there is to be more of, as in --trials +20, --hours +2 or both.")
+    return _more(root, name, f"{name} may run {' or '.join(extend_budget(root, name, given))} now")
 
 
 def enqueue(root: Path, name: str, words: Sequence[str]) -> str:
     """Add a trial to a sweep."""
     num_trials = enqueue_trial(root, name, words)
-    return _more(root, name, f"{' '.join(words)} is the next trial of {name}, which may run {num_trials} now")
+    room = "" if num_trials is None else f", which may run {num_trials} now"
+    return _more(root, name, f"{' '.join(words)} is the next trial of {name}{room}")
 
 
 def _more(root: Path, name: str, said: str) -> str:
-    resume = f"sweeps resume {name}{_root_option(root.absolute())}"
+    resume = f"sweeps resume {name}{root_option(root.absolute())}"
     return f"{said}. If it is not running: {resume}"
 
 
@@ -264,12 +291,14 @@ def _width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _relative(path: Path) -> Path:
+def relative(path: Path) -> Path:
+    """As seen from where the command was typed, where that is above it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _root_option(root: Path) -> str:
-    return "" if root == Path("runs").absolute() else f" --root {_relative(root)}"
+def root_option(root: Path) -> str:
+    """The option --root that a command to be pasted needs."""
+    return "" if root == Path("runs").absolute() else f" --root {relative(root)}"
 
 
 def _json(value: Sequence[Any] | dict[str, Any]) -> str:

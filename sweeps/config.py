@@ -22,6 +22,7 @@ from sweeps.schema import ConfigError, build, plain, require
 
 TRIAL_GROUPS = ("data", "model", "growth", "pruning", "optimizer", "training")
 GROUPS = (*TRIAL_GROUPS, "space", "search", "scheduler", "cluster", "tracking")
+WEBHOOK = "GROWSWEEP_WEBHOOK"  # environment variable with the address of who is told
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "nsga3", "cmaes", "gp", "qmc")
 
 
@@ -244,6 +245,16 @@ class StorageConfig:
     """Where a sweep keeps what it must not lose."""
 
     root: str = "runs"  # folder of optuna.db, mlflow.db and one folder per sweep
+    keep_checkpoints: int | None = None  # of so many best trials when a sweep ends; None: all stay
+
+    def __post_init__(self) -> None:
+        require(
+            self.keep_checkpoints is None or self.keep_checkpoints >= 1,
+            "storage.keep_checkpoints",
+            self.keep_checkpoints,
+            "must be at least 1, or null to keep all",
+            "3",
+        )
 
 
 @dataclass(kw_only=True, slots=True)

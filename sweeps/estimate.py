@@ -269,7 +269,7 @@ def _slots(config: SweepConfig) -> int | None:
     return cluster.num_local_slots(config.cluster, len(os.sched_getaffinity(0)), torch.cuda.device_count())
 
 
-def _sweep_seconds(seconds: float | None, slots: int | None, num_trials: int) -> float | None:
-    if seconds is None or not slots:
+def _sweep_seconds(seconds: float | None, slots: int | None, num_trials: int | None) -> float | None:
+    if seconds is None or not slots or num_trials is None:
         return None
     return seconds * num_trials / min(slots, num_trials)

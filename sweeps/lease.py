@@ -187,12 +187,6 @@ def ask_to_stop(url: str, sweep: str, asked: Holder) -> bool:
         return done.rowcount == 1
 
 
-def forget(url: str, sweep: str) -> None:
-    """Remove the lease of a sweep that is no more."""
-    with _open(url).begin() as connection:
-        connection.execute(delete(_LEASES).where(_LEASES.c.sweep == sweep))
-
-
 def _open(url: str) -> Engine:
     engine = open_storage(url).engine
     try:

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sweeps import events
+from sweeps.budget import too_many
 from sweeps.progress import Progress
-from sweeps.search import Assignment, TrialRow
+from sweeps.search import Assignment, TrialRow, TrialState
+
+
+class Listener(Protocol):
+    """Hears of every trial of a run, before anybody is shown it."""
+
+    def started(self, number: int) -> None:
+        """A trial was handed out."""
+
+    def reported(self, number: int, result: Mapping[str, Any]) -> None:
+        """A trial reported."""
+
+    def ended(self, row: TrialRow) -> None:
+        """A trial ended."""
 
 
 class Monitor:
     """Passes what happens on to the terminal and to the run folder."""
 
-    def __init__(self, shown: Progress, folder: Path) -> None:
+    def __init__(self, shown: Progress, folder: Path, listeners: Sequence[Listener] = ()) -> None:
         self._shown = shown
         self._folder = folder
+        self._listeners = listeners
         self._adopted: set[int] = set()
         self._deaths: dict[int, str] = {}  # why the newest worker of a trial died
 
@@ -29,10 +44,14 @@ class Monitor:
 
     def started(self, assignment: Assignment) -> None:
         """A trial was handed out."""
+        for listener in self._listeners:
+            listener.started(assignment.number)
         self._shown.started(assignment.number, assignment.params, assignment.number in self._adopted)
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """A trial reported."""
+        for listener in self._listeners:
+            listener.reported(number, result)
         self._shown.reported(number, result)
 
     def retried(self, number: int, why: str) -> None:
@@ -49,14 +68,10 @@ class Monitor:
         """Something people should know."""
         self._shown.say(text)
 
-    def ended(self, row: TrialRow, budget: int) -> None:
-        """A trial ended: the study knows, now the run folder does, for the records.
-
-        Args:
-            row: of the trial.
-            budget: trials the sweep may run by now.
-        """
-        self._shown.extended(budget)
+    def ended(self, row: TrialRow) -> None:
+        """A trial ended: the study knows, now the run folder does, for the records."""
+        for listener in self._listeners:
+            listener.ended(row)
         self._write(row)
         self._shown.ended(row)
 
@@ -78,18 +93,53 @@ class Monitor:
 
 
 class Stop:
-    """Whether the sweep was asked to stop."""
+    """Whether this run of the sweep is to stop, and whether that is a failure."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.failure: str | None = None
+
+    def fail(self, reason: str) -> None:
+        """Stop, as going on would be a waste."""
+        self.failure = self.failure or reason
+        self.asked = True
+
+
+class FailureWatch:
+    """Stops a run in which too large a share of the trials fails.
+
+    Trials of earlier runs do not count: who resumes has removed the cause, or wants to see it again.
+    """
+
+    def __init__(self, share: float, stop: Stop, say: Callable[[str], None]) -> None:
+        self._share = share
+        self._stop = stop
+        self._say = say
+        self._num_ended = 0
+        self._reasons: list[str] = []
+
+    def started(self, number: int) -> None:
+        """Nothing."""
+
+    def reported(self, number: int, result: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def ended(self, row: TrialRow) -> None:
+        """Count the trial."""
+        self._num_ended += 1
+        if row.state is TrialState.failed:
+            self._reasons.append(row.reason or "for no known reason")
+        verdict = too_many(self._reasons, self._num_ended, self._share)
+        if verdict is not None and not self._stop.asked:
+            self._say(f"stopping: {verdict}")
+            self._stop.fail(verdict)
 
 
 @contextmanager
-def stop_on_signal(shown: Progress) -> Iterator[Stop]:
+def stop_on_signal(stop: Stop, shown: Progress) -> Iterator[None]:
     """While the block runs, the first Ctrl-C or SIGTERM asks for a clean stop; the second ends at once."""
-    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
+        yield  # signals reach the main thread only
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -102,7 +152,7 @@ def stop_on_signal(shown: Progress) -> Iterator[Stop]:
     for number in before:
         signal.signal(number, ask)
     try:
-        yield stop
+        yield
     except KeyboardInterrupt:
         stop.asked = True
     finally:

@@ -12,11 +12,14 @@ from rich.text import Text
 
 from sweeps.config import (
     TRIAL_GROUPS,
+    WEBHOOK,
     ClusterConfig,
+    NotifyConfig,
     SchedulerConfig,
     SchedulerName,
     SearchConfig,
     SweepConfig,
+    SweepSettings,
 )
 from sweeps.space import SearchSpace, quote
 
@@ -77,21 +80,41 @@ def _cost_rows(kinds: tuple[TrialEstimate, ...]) -> Iterable[tuple[str, ...]]:
 
 
 def _sweep_cost(config: SweepConfig, found: Estimate) -> Iterable[tuple[str, str]]:
-    num, slots = config.sweep.num_trials, found.num_slots
+    num = config.sweep.num_trials
+    if num is None:
+        yield (
+            "train GFLOP",
+            f"{found.mean_train_flops / 1e9:.3g} a trial; {_ends(config.sweep)} ends the sweep",
+        )
+        return
     less = (
         ""
         if config.scheduler.name is SchedulerName.none
         else f"; less where {config.scheduler.name} stops early"
     )
     yield "train GFLOP", f"{num * found.mean_train_flops / 1e9:.3g} if every trial runs to its end{less}"
+    yield "time", _sweep_time(num, found) + ("" if found.mean_seconds is None else less)
+
+
+def _sweep_time(num: int, found: Estimate) -> str:
+    slots = found.num_slots
     if found.mean_seconds is None:
-        yield "time", f"unknown: this machine has no {found.device} device to time a trial on"
-    elif found.sweep_seconds is None:
+        return f"unknown: this machine has no {found.device} device to time a trial on"
+    if found.sweep_seconds is None:
         every = _time(num * found.mean_seconds)
-        yield "time", f"{every} of slots: how many slots there are, only the cluster knows{less}"
-    else:
-        each = f"{num} trials of {_time(found.mean_seconds)} on {slots} slot{'s' if slots != 1 else ''}"
-        yield "time", f"about {_time(found.sweep_seconds)}: {each}{less}"
+        return f"{every} of slots: how many slots there are, only the cluster knows"
+    each = f"{num} trials of {_time(found.mean_seconds)} on {slots} slot{'s' if slots != 1 else ''}"
+    return f"about {_time(found.sweep_seconds)}: {each}"
+
+
+def _ends(settings: SweepSettings) -> str:
+    """What ends a sweep, apart from its number of trials: `2 h or 1e+14 train FLOPs`."""
+    found = {
+        "h": settings.max_hours,
+        "GPU h": settings.max_gpu_hours,
+        "train FLOPs": settings.max_train_flops,
+    }
+    return " or ".join(f"{value:.3g} {unit}" for unit, value in found.items() if value is not None)
 
 
 def _time(seconds: float | None) -> str:
@@ -132,19 +155,39 @@ def _table(rows: Iterable[Iterable[str]], *headers: str) -> Table:
 
 def _sweep(config: SweepConfig, name: str, notes: Sequence[str]) -> Iterable[tuple[str, str]]:
     search, tracking, root = config.search, config.tracking, config.storage.root
-    num = config.sweep.num_trials
     yield "name", name
-    yield "trials", f"{num} trial{'s' if num > 1 else ''} of {config.trial.training.num_epochs} epochs"
+    yield "trials", _trials(config)
     yield from _search(search)
     for note in notes:
         yield "", note
     yield "stopping", _stopping(config.scheduler)
+    yield "failures", f"more than {config.sweep.max_failed:.0%} of 8 or more ended trials stop the sweep"
     yield "resources", _resources(config.cluster)
     yield (
         "records",
         f"MLflow {tracking.uri or f'sqlite:///{root}/mlflow.db'}, experiment {tracking.experiment}",
     )
-    yield "kept in", f"{root}/{name}, study in {root}/optuna.db"
+    keep = config.storage.keep_checkpoints
+    checkpoints = "" if keep is None else f"; checkpoints of the best {keep} when it ends"
+    yield "kept in", f"{root}/{name}, study in {root}/optuna.db{checkpoints}"
+    if told := _told(config.notify):
+        yield "told", told
+
+
+def _trials(config: SweepConfig) -> str:
+    num, ends = config.sweep.num_trials, _ends(config.sweep)
+    of = f"of {config.trial.training.num_epochs} epochs"
+    if num is None:
+        return f"as many as start within {ends}, {of}"
+    return f"{num} trial{'s' if num > 1 else ''} {of}" + (f", or {ends}" if ends else "")
+
+
+def _told(notify: NotifyConfig) -> str:
+    whom = [
+        *([notify.command] if notify.command else []),
+        *(["the webhook"] if WEBHOOK in os.environ else []),
+    ]
+    return f"{', '.join(notify.events)} to {' and '.join(whom)}" if whom and notify.events else ""
 
 
 def _search(search: SearchConfig) -> Iterable[tuple[str, str]]:

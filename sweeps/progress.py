@@ -6,12 +6,16 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from sweeps.budget import Budget, Spent, described
 from sweeps.leaderboard import chosen, columns, duration, entry, label
 from sweeps.search import TrialRow, TrialState
 
@@ -28,8 +32,8 @@ class Progress(Protocol):
     def ended(self, row: TrialRow) -> None:
         """A trial ended."""
 
-    def extended(self, budget: int) -> None:
-        """The sweep may run so many trials now, perhaps as many as before."""
+    def accounted(self, budget: Budget, spent: Spent) -> None:
+        """What the sweep may spend and has spent by now."""
 
     def say(self, text: str) -> None:
         """Something else happened."""
@@ -38,11 +42,13 @@ class Progress(Protocol):
         """The sweep is over."""
 
 
-def progress(budget: int, done: int, metric: str, maximize: bool, stream: TextIO | None = None) -> Progress:
+def progress(
+    budget: Budget, done: int, metric: str, maximize: bool, stream: TextIO | None = None
+) -> Progress:
     """A Table where `stream` (stdout) is a terminal, else Lines.
 
     Args:
-        budget: trials the sweep will have.
+        budget: what the sweep may spend.
         done: trials that ended in earlier runs of it.
         metric: what ranks trials.
         maximize: whether a larger metric is better.
@@ -58,8 +64,9 @@ def progress(budget: int, done: int, metric: str, maximize: bool, stream: TextIO
 class Tally:
     """Counts of a running sweep and its best trial so far."""
 
-    def __init__(self, budget: int, done: int, metric: str, maximize: bool) -> None:
+    def __init__(self, budget: Budget, done: int, metric: str, maximize: bool) -> None:
         self.budget = budget
+        self.spent = Spent()
         self.done = done
         self.metric = metric
         self._maximize = maximize
@@ -81,7 +88,9 @@ class Tally:
 
     def __str__(self) -> str:
         best = "" if self._best is None else f", best {self._best[0]:.4f} (#{self._best[1]})"
-        return f"{self.done}/{self.budget} trials{best}"
+        num = self.budget.num_trials
+        others = described(replace(self.budget, num_trials=None), self.spent)
+        return f"{self.done}{'' if num is None else f'/{num}'} trials{others and f', {others}'}{best}"
 
 
 class Lines:
@@ -103,9 +112,9 @@ class Lines:
         self._tally.add(row)
         self.say(f"#{row.number:<3d} {describe(row, self._tally.metric)}   [{self._tally}]")
 
-    def extended(self, budget: int) -> None:
-        """How many trials the sweep may run now."""
-        self._tally.budget = budget
+    def accounted(self, budget: Budget, spent: Spent) -> None:
+        """What the sweep may spend and has spent by now."""
+        self._tally.budget, self._tally.spent = budget, spent
 
     def say(self, text: str) -> None:
         """A line with the seconds since the start."""
@@ -142,9 +151,9 @@ class LiveTable:
         style = {"failed": "red", "stopped": "dim", "infeasible": "dim"}.get(row.state.value, "")
         self._console.print(Text(f"#{row.number:<3d} {describe(row, self._tally.metric)}", style=style))
 
-    def extended(self, budget: int) -> None:
-        """How many trials the sweep may run now."""
-        self._tally.budget = budget
+    def accounted(self, budget: Budget, spent: Spent) -> None:
+        """What the sweep may spend and has spent by now."""
+        self._tally.budget, self._tally.spent = budget, spent
 
     def say(self, text: str) -> None:
         """A line above the table."""
@@ -162,6 +171,53 @@ class LiveTable:
         rows = [_live_cells(n, trial, self._tally.metric) for n, trial in sorted(self._running.items())]
         lines = columns([[*heads, "what was chosen"], *rows], left={len(heads)})
         return Group(head, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+
+class Logged:
+    """Shows as another does, and keeps what it says in a file: what `sweeps logs SWEEP` prints.
+
+    Lines from before the file's folder exists are written when it does.
+    """
+
+    def __init__(self, shown: Progress, path: Path, metric: str) -> None:
+        self._shown = shown
+        self._path = path
+        self._metric = metric
+        self._waiting: list[str] = []
+
+    def started(self, number: int, params: Mapping[str, Any], continues: bool) -> None:
+        """A trial was handed out."""
+        self._shown.started(number, params, continues)
+        self._write(f"#{number:<3d} {'continues' if continues else 'starts'}: {chosen(params)}")
+
+    def reported(self, number: int, result: Mapping[str, Any]) -> None:
+        """A trial reported; `sweeps logs SWEEP/NUMBER` has it."""
+        self._shown.reported(number, result)
+
+    def ended(self, row: TrialRow) -> None:
+        """A trial ended."""
+        self._shown.ended(row)
+        self._write(f"#{row.number:<3d} {describe(row, self._metric)}")
+
+    def accounted(self, budget: Budget, spent: Spent) -> None:
+        """What the sweep may spend and has spent by now."""
+        self._shown.accounted(budget, spent)
+
+    def say(self, text: str) -> None:
+        """Something else happened."""
+        self._shown.say(text)
+        self._write(text)
+
+    def close(self) -> None:
+        """The sweep is over."""
+        self._shown.close()
+
+    def _write(self, text: str) -> None:
+        self._waiting.append(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
+        if self._path.parent.is_dir():
+            lines, self._waiting = self._waiting, []
+            with self._path.open("a") as file:
+                file.writelines(lines)
 
 
 def _live_cells(number: int, trial: Mapping[str, Any], metric: str) -> list[str]:

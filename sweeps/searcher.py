@@ -1,4 +1,4 @@
-"""Ray Tune asks, the study answers: trials are handed out until the study holds the budget.
+"""Ray Tune asks, the study answers: trials are handed out until a budget is spent.
 
 Tune's own state is disposable. A new Tuner starts with a new StudySearcher; trials that an earlier driver
 left running are handed out first, under their old numbers.
@@ -7,7 +7,7 @@ left running are handed out first, under their old numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -70,7 +70,7 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next job; None while every slot is taken, or nothing is left but trials that still run, as
-        others may add to the sweep; FINISHED when the study holds the budget.
+        others may add to the sweep; FINISHED when its budget is spent.
         """
         if len(self._numbers) >= self._capacity():
             return None
@@ -83,12 +83,12 @@ class StudySearcher(Searcher):
     def _next(self) -> Assignment | None:
         if self._orphans:
             return self._orphans.pop(0)
-        while self._study.num_asked() < self._study.budget:
+        while self._study.ended_by is None:
             try:
                 found = self._study.ask(self._space)
             except Exhausted as error:
                 self._say(f"no trials beyond {self._study.num_asked()}: {error}")
-                self._study.set_budget(self._study.num_asked())
+                self._study.set_budget(replace(self._study.budget, num_trials=self._study.num_asked()))
                 return None
             if isinstance(found, Assignment):
                 return found

@@ -148,6 +148,30 @@ def client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def delete_runs(uri: str, experiment: str, sweep: str) -> int:
+    """Mark every run of a sweep as deleted; `mlflow gc` removes them for good.
+
+    Returns:
+        How many runs were marked.
+
+    Raises:
+        Unreachable: nothing answers at `uri`.
+    """
+    probe(uri)
+    connected = client(uri)
+    found = connected.get_experiment_by_name(experiment)
+    num = 0
+    while found is not None:
+        query = f"tags.`growsweep.sweep` = '{sweep}'"
+        runs = connected.search_runs([found.experiment_id], query, max_results=1000)
+        if not runs:
+            break
+        for run in runs:
+            connected.delete_run(run.info.run_id)
+        num += len(runs)
+    return num
+
+
 def experiment_url(base: str, tracking: Tracking, sweep: str) -> str:
     """The page of an MLflow server that shows a sweep's runs and no others."""
     query = urllib.parse.quote(f"tags.`growsweep.sweep` = '{sweep}'")

@@ -43,7 +43,7 @@ def fit(
     stop: Stop,
     trainable: type[Any] | None = None,
 ) -> None:
-    """Run trials until the study holds the budget, or until `stop` is asked for."""
+    """Run trials until a budget is spent, or until `stop` is asked for."""
     cluster = setting.config.cluster
 
     def job(assignment: Assignment) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def fit(
         Goal(fidelity=fidelity_key(setting.config.scheduler)),
         job=job,
         capacity=lambda: num_slots(cluster),
-        on_end=lambda row: monitor.ended(row, study.budget),
+        on_end=monitor.ended,
         failure=monitor.failure,
         say=monitor.say,
     )

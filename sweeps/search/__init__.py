@@ -2,6 +2,7 @@
 
 rows       what a study hands out and gives back, as plain values
 goals      objectives and constraints
+ranking    which trials are best
 samplers   what chooses the next trial, with its options and its limits
 storage    the database
 study      ask and tell, over Optuna's storage
@@ -20,7 +21,7 @@ from sweeps.search.rows import (
 )
 from sweeps.search.samplers import Key, limits
 from sweeps.search.storage import open_storage, study_url
-from sweeps.search.study import Study, list_studies
+from sweeps.search.study import Study, delete_study, list_studies
 
 __all__ = [
     "Assignment",
@@ -35,6 +36,7 @@ __all__ = [
     "StudyRow",
     "TrialRow",
     "TrialState",
+    "delete_study",
     "limits",
     "list_studies",
     "open_storage",

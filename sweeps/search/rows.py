@@ -112,4 +112,5 @@ class StudyRow:
     num_trials: dict[TrialState, int]
     best: float | None
     metric: str
-    budget: int
+    budget: int | None  # trials; None: another budget ends the sweep
+    is_over: bool  # nothing is left to run

@@ -75,8 +75,14 @@ def build(settings: SamplerSettings, num_asked: int) -> optuna.samplers.BaseSamp
             raise ConfigError(f"search.options of search.sampler={settings.name}: {error}") from error
 
 
-def limits(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int) -> list[str]:
+def limits(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int | None) -> list[str]:
     """What people should know of a sampler before it searches these keys.
+
+    Args:
+        settings: of the sampler.
+        keys: what it is to search.
+        goals: what for.
+        num_trials: it will have; None: nobody knows.
 
     Raises:
         ConfigError: the sampler cannot search them, or its options are wrong.
@@ -140,14 +146,14 @@ def _check_options(settings: SamplerSettings, cls: type[Any]) -> None:
 
 # What each sampler cannot do
 
-_Check = Callable[[SamplerSettings, Sequence[Key], Goals, int], list[str]]
+_Check = Callable[[SamplerSettings, Sequence[Key], Goals, int | None], list[str]]
 
 
 def _names(keys: Sequence[Key]) -> str:
     return ", ".join(key.name for key in keys)
 
 
-def _grid(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int) -> list[str]:
+def _grid(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int | None) -> list[str]:
     if endless := [key for key in keys if not key.is_finite]:
         raise ConfigError(
             f"search.sampler={settings.name} runs every configuration once, but these keys have no end of "
@@ -157,7 +163,7 @@ def _grid(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_tria
     return []
 
 
-def _cmaes(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int) -> list[str]:
+def _cmaes(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int | None) -> list[str]:
     if importlib.util.find_spec("cmaes") is None:
         raise ConfigError(f"search.sampler={settings.name} needs a package: pip install cmaes")
     if len(goals.objectives) > 1:
@@ -175,21 +181,23 @@ def _cmaes(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_tri
 
 
 def _without_conditions(
-    settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int
+    settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int | None
 ) -> list[str]:
     return _independent(settings.name, [key for key in keys if key.is_conditional])
 
 
-def _qmc(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int) -> list[str]:
+def _qmc(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int | None) -> list[str]:
     lacking = [key for key in keys if key.is_conditional]
     rule = f"{settings.name} spreads the keys of the first trial; drawn at random where it lacks them"
     return [f"{rule}: {_names(lacking)}"] if lacking else []
 
 
-def _evolving(settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int) -> list[str]:
+def _evolving(
+    settings: SamplerSettings, keys: Sequence[Key], goals: Goals, num_trials: int | None
+) -> list[str]:
     size = settings.options.get("population_size", 50)
     notes = _without_conditions(settings, keys, goals, num_trials)
-    if num_trials <= size:
+    if num_trials is not None and num_trials <= size:
         notes.append(
             f"all {num_trials} trials are random: {settings.name} evolves after population_size={size} trials"
         )

@@ -13,13 +13,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from sweeps.budget import Budget, Spent, ended_by
 from sweeps.schema import ConfigError
+from sweeps.search import ranking
 from sweeps.search.frozen import DUPLICATE, EARLIER, is_foreign, read_row
 from sweeps.search.goals import Constraint, Goals
 from sweeps.search.rows import (
@@ -39,7 +41,7 @@ FORMAT = 1  # of the user attributes written here
 MAX_REDRAWS = 8  # draws in place of repeated configurations: so many from the sampler, then as many random
 
 _DEFAULT = SamplerSettings()
-_BUDGET = 16
+_BUDGET = Budget(num_trials=16)
 
 
 class Study:
@@ -73,7 +75,7 @@ class Study:
         sampler: SamplerSettings = _DEFAULT,
         *,
         goals: Goals | None = None,
-        budget: int = _BUDGET,
+        budget: Budget | int = _BUDGET,
     ) -> Study:
         """A new study.
 
@@ -82,7 +84,7 @@ class Study:
             name: of the sweep; unique in the database.
             sampler: what chooses parameters.
             goals: objectives and constraints; None: `val/accuracy` up.
-            budget: trials the sweep may run.
+            budget: what the sweep may spend; a number: so many trials.
 
         Raises:
             FileExistsError: the database already holds a sweep of this name.
@@ -103,7 +105,9 @@ class Study:
                 f"or choose another name: sweep.name=NAME."
             ) from None
         constraints = [[c.metric, f"{c.operator} {c.limit!r}"] for c in goals.constraints]
-        _set(study, format=FORMAT, objectives=list(goals.objectives), constraints=constraints, budget=budget)
+        given = Budget(num_trials=budget) if isinstance(budget, int) else budget
+        _set(study, format=FORMAT, objectives=list(goals.objectives), constraints=constraints)
+        _set(study, budget=given.to_dict())
         return cls(study, sampler)
 
     @classmethod
@@ -143,22 +147,43 @@ class Study:
     # Budget
 
     @property
-    def budget(self) -> int:
-        """Trials the sweep may run; read anew each time, as others may extend a running sweep."""
-        return int(self._study.user_attrs["budget"])
+    def budget(self) -> Budget:
+        """What the sweep may spend; read anew each time, as others may extend a running sweep."""
+        noted = self._study.user_attrs["budget"]
+        return Budget(num_trials=noted) if isinstance(noted, int) else Budget(**noted)  # older: trials alone
 
-    def set_budget(self, num_trials: int) -> None:
-        """Let the sweep run so many trials in all.
+    def set_budget(self, budget: Budget) -> None:
+        """Let the sweep spend so much in all.
 
         Raises:
-            ConfigError: more than that were handed out already.
+            ConfigError: more trials than that were handed out already.
         """
-        if num_trials < self.num_asked():
+        if budget.num_trials is not None and budget.num_trials < self.num_asked():
             raise ConfigError(
-                f"{self.name} has handed out {self.num_asked()} trials, so {num_trials} are too few. "
+                f"{self.name} has handed out {self.num_asked()} trials, so {budget.num_trials} are too few. "
                 "To add some: --trials +20."
             )
-        _set(self._study, budget=num_trials)
+        _set(self._study, budget=budget.to_dict())
+
+    @property
+    def spent(self) -> Spent:
+        """What the sweep has spent, as of its driver's newest note."""
+        noted = self._study.user_attrs.get("spent", {})
+        return Spent(**{**noted, "num_trials": self.num_asked()})
+
+    def note_spent(self, spent: Spent) -> None:
+        """Keep what was spent; the number of trials is the study's own to count."""
+        _set(self._study, spent=spent.to_dict())
+
+    @property
+    def ended_by(self) -> str | None:
+        """Which budget is spent, for people; None while a trial may be started."""
+        return ended_by(self.budget, self.spent)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of the sweep is left to run: a budget is spent, and no trial runs."""
+        return self.ended_by is not None and all(r.state is not TrialState.running for r in self.rows())
 
     def num_asked(self) -> int:
         """Trials of the sweep's own that were handed out so far, whatever became of them."""
@@ -383,47 +408,39 @@ class Study:
         return [read_row(trial, self.metric) for trial in trials if not is_foreign(trial)]
 
     def front(self) -> list[TrialRow]:
-        """Complete trials that keep every constraint and that no other such trial beats.
-
-        Beaten is who is no better in any objective and worse in one. Best first by the first objective.
-        """
-        kept = [row for row in self._complete() if not row.violations]
-        if len(self.goals.objectives) == 1:
-            return kept[:1]
-        return [kept[index] for index in self.goals.front([row.values for row in kept])]
+        """Complete trials that keep every constraint and that no other such trial beats; best first."""
+        return ranking.front(self.rows(), self.goals)
 
     def rank(self) -> list[TrialRow]:
         """Complete trials: the front, those it beats by the first objective, those that break constraints.
 
         Ties keep the order of their numbers.
         """
-        complete, front = self._complete(), self.front()
-        ahead = {row.number for row in front}
-        behind = [row for row in complete if not row.violations and row.number not in ahead]
-        broken = [row for row in complete if row.violations]
-        return front + behind + sorted(broken, key=lambda row: sum(row.violations.values()))
+        return ranking.rank(self.rows(), self.goals)
 
     def best(self) -> TrialRow | None:
         """The complete trial with the best first objective among those that keep every constraint."""
-        return next((row for row in self._complete() if not row.violations), None)
-
-    def _complete(self) -> list[TrialRow]:
-        complete = [row for row in self.rows() if row.state is TrialState.complete]
-        sign = -1.0 if self.maximize else 1.0
-        return sorted(complete, key=lambda row: sign * (row.value or 0.0))
+        return ranking.best(self.rows(), self.goals)
 
     def summary(self) -> StudyRow:
         """Counts, best value and age."""
         rows = self.rows()
-        best = self.best()
+        best = ranking.best(rows, self.goals)
         return StudyRow(
             name=self.name,
             started=min((row.started for row in rows if row.started), default=None),
             num_trials={state: sum(row.state is state for row in rows) for state in TrialState},
             best=best.value if best else None,
             metric=self.metric,
-            budget=self.budget,
+            budget=self.budget.num_trials,
+            is_over=self.is_over,
         )
+
+
+def delete_study(url: str, name: str) -> None:
+    """Remove a sweep's trials for good; nothing where there is no such sweep."""
+    with suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=open_storage(url))
 
 
 def list_studies(url: str) -> list[StudyRow]:

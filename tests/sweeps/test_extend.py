@@ -47,7 +47,7 @@ def test_extend_adds_trials_or_sets_their_number(root, trials, budget):
     done = sweeps(root, "extend", "s", "--trials", trials)
     assert done.exit_code == 0
     assert f"s may run {budget} trials now. If it is not running: sweeps resume s --root" in done.output
-    assert study(root).budget == budget
+    assert study(root).budget.num_trials == budget
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_extend_adds_trials_or_sets_their_number(root, trials, budget):
 )
 def test_extend_refuses_what_is_no_larger_number(root, trials, message):
     done = sweeps(root, "extend", "s", "--trials", trials)
-    assert (done.exit_code, study(root).budget) == (2, 3)
+    assert (done.exit_code, study(root).budget.num_trials) == (2, 3)
     assert message in done.output
 
 
@@ -78,5 +78,5 @@ def test_enqueue_refuses_what_the_space_does_not_hold_and_changes_nothing(root):
     done = sweeps(root, "enqueue", "s", "pruning.k1=0.9")
     assert done.exit_code == 2
     assert "pruning.k1=0.9 lies outside its space" in done.output
-    assert study(root).budget == 3
+    assert study(root).budget.num_trials == 3
     assert len(study(root).rows()) == 2

@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 from stand_in import RANDOM, LearningRates, trial_config
 
 from sweeps import events, leaderboard, records, stores, sweep
+from sweeps.budget import Budget
 from sweeps.compose import load
 from sweeps.events import EventWriter
 from sweeps.progress import describe
@@ -198,7 +199,7 @@ def test_a_driver_that_dies_before_it_tells_leaves_a_running_trial(tmp_path):
 
 def test_a_searcher_tells_an_infeasible_trial_as_such_and_counts_it(tmp_path):
     study = Study.create(study_url(tmp_path), "s", RANDOM)
-    study.set_budget(1)
+    study.set_budget(Budget(num_trials=1))
     ended: list = []
     searcher = StudySearcher(
         study,

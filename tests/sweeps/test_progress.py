@@ -7,6 +7,7 @@ import io
 import pytest
 from stand_in import RANDOM, LearningRates
 
+from sweeps.budget import Budget
 from sweeps.progress import Lines, LiveTable, Tally, describe, progress
 from sweeps.search import Outcome, Study, study_url
 
@@ -29,7 +30,7 @@ def rows(tmp_path):
 
 def test_a_pipe_gets_one_line_per_event(rows):
     stream = io.StringIO()
-    shown = progress(3, 0, "val/accuracy", True, stream)
+    shown = progress(Budget(num_trials=3), 0, "val/accuracy", True, stream)
     assert isinstance(shown, Lines)
     for row in rows:
         shown.started(row.number, row.params, False)
@@ -50,7 +51,7 @@ def test_a_terminal_gets_a_table_and_keeps_a_line_per_ended_trial(rows, monkeypa
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    shown = progress(3, 0, "val/accuracy", True, stream)
+    shown = progress(Budget(num_trials=3), 0, "val/accuracy", True, stream)
     assert isinstance(shown, LiveTable)
     shown.started(0, {"optimizer.lr": 0.1}, False)
     report = {"epoch": 1.0, "metrics": {"val/accuracy": 0.25}, "num_grown": 1, "num_pruned": 0}
@@ -64,7 +65,7 @@ def test_a_terminal_gets_a_table_and_keeps_a_line_per_ended_trial(rows, monkeypa
 
 
 def test_the_best_so_far_follows_the_direction(rows):
-    tally = Tally(5, 2, "val/loss", maximize=False)
+    tally = Tally(Budget(num_trials=5), 2, "val/loss", maximize=False)
     tally.add(rows[0])
     assert str(tally) == "3/5 trials, best 0.8000 (#0)"
 

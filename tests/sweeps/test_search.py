@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_in import RANDOM, LearningRates, trial_config
 
+from sweeps.budget import Budget
 from sweeps.config import ConfigError
 from sweeps.search import (
     Constraint,
@@ -240,17 +241,17 @@ def test_an_orphan_that_repeats_a_configuration_is_not_adopted(url):
 
 def test_the_budget_is_read_anew(url):
     study = Study.create(url, "a", budget=3)
-    Study.load(url, "a").set_budget(9)
-    assert study.budget == 9
+    Study.load(url, "a").set_budget(Budget(num_trials=9))
+    assert study.budget.num_trials == 9
 
 
 def test_a_budget_below_what_was_handed_out_is_refused():
     study = Study.create(MEMORY, "a", RANDOM)
     for _ in range(3):
         study.ask(SPACE)
-    study.set_budget(3)
+    study.set_budget(Budget(num_trials=3))
     with pytest.raises(ConfigError, match=r"a has handed out 3 trials, so 2 are too few.*--trials \+20"):
-        study.set_budget(2)
+        study.set_budget(Budget(num_trials=2))
 
 
 def test_a_trial_given_by_hand_waits_uncounted_and_comes_next():

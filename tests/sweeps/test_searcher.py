@@ -7,6 +7,7 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 from stand_in import RANDOM, LearningRates
 
+from sweeps.budget import Budget
 from sweeps.search import Study, TrialState
 from sweeps.searcher import Goal, StudySearcher
 
@@ -20,7 +21,7 @@ def study():
 
 def make(study, budget=3, capacity=9, space=None, reason="its workers died: killed", said=None):
     ended = []
-    study.set_budget(budget)
+    study.set_budget(Budget(num_trials=budget))
     searcher = StudySearcher(
         study,
         space or LearningRates(),
@@ -110,14 +111,14 @@ def test_a_running_sweep_that_is_extended_goes_on(study):
     searcher, _ = make(study, budget=1)
     searcher.suggest("a")
     assert searcher.suggest("b") is None
-    study.set_budget(2)
+    study.set_budget(Budget(num_trials=2))
     assert searcher.suggest("b") == {"job": {"number": 1}}
 
 
 def test_a_trial_enqueued_while_the_sweep_runs_is_handed_out(study):
     searcher, _ = make(study, budget=1)
     searcher.suggest("a")
-    study.set_budget(2)
+    study.set_budget(Budget(num_trials=2))
     study.enqueue({"optimizer.lr": 0.25})
     assert searcher.suggest("b") == {"job": {"number": 1}}
     assert study.row(1).params == {"optimizer.lr": 0.25}
@@ -130,7 +131,7 @@ def test_a_sweep_ends_where_its_space_holds_no_more(study):
     assert searcher.suggest("b") is None
     searcher.on_trial_complete("a", METRICS | {"finished": True})
     assert searcher.suggest("b") == Searcher.FINISHED
-    assert study.budget == 1
+    assert study.budget.num_trials == 1
     assert said == [
         "no trials beyond 1: 16 suggestions in a row repeated configurations: the space seems exhausted"
     ]
