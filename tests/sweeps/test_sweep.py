@@ -99,7 +99,7 @@ def test_resuming_a_sweep_that_is_over_runs_nothing(whole, root, capsys):
     assert [row.ended for row in again.study.rows()] == ended
     assert not again.interrupted
     assert again.best == whole.best
-    assert "every trial has ended" in capsys.readouterr().out
+    assert "nothing is left to run (8 of 8 trials)" in capsys.readouterr().out
 
 
 def test_a_name_that_is_taken_is_refused_and_nothing_changes(whole, root):
