@@ -12,12 +12,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sweeps import best, events, leaderboard, lease
-from sweeps.budget import described
+from sweeps.budget import described, limits
 from sweeps.config import SweepConfig
 from sweeps.schema import ConfigError
 from sweeps.search import StudyRow, TrialState, list_studies, study_url
@@ -33,8 +33,7 @@ def closing(result: Result) -> list[str]:
     """The last lines of a sweep: what came out, and the commands that lead on."""
     name = result.study.name
     took = f"{leaderboard.duration(result.seconds)}, {result.num_slots} slots {result.busy:.0%} busy training"
-    ended = f" ended by {result.ended_by}" if result.ended_by and not result.interrupted else ""
-    lines = ["", f"{name}  {leaderboard.counts(result.study)}{ended and f',{ended}'}    {took}"]
+    lines = ["", f"{name}  {leaderboard.counts(result.study)}{_ended(result)}    {took}"]
     lines += leaderboard.table(result.study, _MAX_ROWS, _width(), _reports(result.folder))
     if result.best is not None:
         path = relative(result.best)
@@ -52,6 +51,14 @@ def closing(result: Result) -> list[str]:
             f"in {relative(result.folder)}; sweeps resume {name}{root} sends what is missing."
         )
     return lines
+
+
+def _ended(result: Result) -> str:
+    """Which budget ended the sweep, where its trials do not say so themselves."""
+    others = replace(result.study.budget, num_trials=None)
+    if result.interrupted or result.ended_by is None or not limits(others):
+        return ""
+    return f", ended by {result.ended_by}"
 
 
 def list_sweeps(root: Path, as_json: bool) -> str:

@@ -26,6 +26,7 @@ ID = "growsweep.id"
 _POLL_SECONDS = 1.0
 _FLUSH_SECONDS = 60.0  # how long the end of a sweep waits for an MLflow that does not answer
 _STATUS = {"complete": "FINISHED", "stopped": "KILLED", "infeasible": "KILLED", "failed": "FAILED"}
+_ENDED = {"complete": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}  # a sweep
 _MAX_PARAM = 6000  # characters MLflow keeps of a parameter
 _MAX_BATCH = 1000  # metrics MLflow takes at once
 
@@ -122,7 +123,7 @@ class Projector:
         best = self._folder / "best.yaml"
         if best.exists():
             client.log_artifact(parent, str(best))
-        client.update_run(parent, status="KILLED" if summary["status"] == "interrupted" else "FINISHED")
+        client.update_run(parent, status=_ENDED[summary["status"]])
 
     def _project_trial(self, number: int, folder: Path, parent: str) -> None:
         given = events.read_json(folder / events.GIVEN)

@@ -49,6 +49,10 @@ def test_the_first_ten_minutes_run_as_written(tmp_path):
         if words[1] == "train":
             assert re.search(r"test/accuracy .*\+0$", told, re.MULTILINE)
     assert (tmp_path / "conf" / "best" / "mine.yaml").is_file()
+    for words in commands("The life of a sweep"):
+        if words[1] != "resume":  # of twenty trials more
+            run([word.replace("SWEEP", sweep) for word in words], tmp_path)
+    assert not (tmp_path / "runs" / sweep).exists()
 
 
 def test_the_readme_s_plan_of_a_larger_sweep_is_valid(tmp_path):

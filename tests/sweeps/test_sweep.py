@@ -277,7 +277,7 @@ def test_what_a_dead_driver_told_the_study_but_not_the_folder_is_caught_up(root,
     result = launch(make_config(root, f"sweep.name=caught-{more}", "sweep.num_trials=3"))
     (result.folder / "1" / "outcome.json").unlink()
     if more:
-        sweep.extend(root, f"caught-{more}", "4")
+        sweep.extend(root, f"caught-{more}", {"num_trials": "4"})
     sweep.resume(root, f"caught-{more}", StandInTrial)
     assert events.read_json(result.folder / "1" / "outcome.json")["state"] == "complete"
     assert len(read_runs(root, f"caught-{more}")) == (5 if more else 4)
