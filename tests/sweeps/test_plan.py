@@ -1,0 +1,44 @@
+"""What people read of a sweep's life before it starts."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from sweeps import compose, plan
+from sweeps.config import WEBHOOK, ConfigError, SweepConfig
+from sweeps.space import SearchSpace
+
+
+@functools.cache
+def load(*words: str) -> SweepConfig:
+    return compose.load(["space=demo", *words])
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    config = load(*words)
+    plan.show(plan.render(config, SearchSpace.of(config), "s"))
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_plan_names_every_budget(capsys):
+    assert "16 trials of 20 epochs search" in shown(capsys)
+    assert "16 trials of 20 epochs, or 2 h" in shown(capsys, "sweep.max_hours=2")
+    without = ("sweep.num_trials=null", "sweep.max_hours=2", "sweep.max_train_flops=1e14")
+    assert "as many as start within 2 h or 1e+14 train FLOPs" in shown(capsys, *without)
+
+
+def test_the_plan_says_what_stops_what_is_kept_and_who_is_told_but_not_where(capsys, monkeypatch):
+    monkeypatch.setenv(WEBHOOK, "https://hooks.example/very-secret")
+    words = ("sweep.max_failed=0.25", "storage.keep_checkpoints=3", "notify.events=[finished]")
+    told = shown(capsys, *words)
+    assert "more than 25% of 8 or more ended trials stop the sweep" in told
+    assert "checkpoints of the best 3 when it ends" in told
+    assert "told finished to the webhook" in told
+    assert "secret" not in told
+
+
+def test_keeping_no_checkpoint_of_any_trial_is_refused():
+    with pytest.raises(ConfigError, match=r"must be at least 1.*storage.keep_checkpoints=0"):
+        load("storage.keep_checkpoints=0")
