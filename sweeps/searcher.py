@@ -12,9 +12,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from sweeps.fidelity import METRICS
 from sweeps.search import Assignment, Exhausted, Outcome, Space, Study, TrialRow
-
-METRICS = "metrics"  # prefix of report metrics in a Tune result: metrics/val/accuracy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,11 +124,13 @@ class StudySearcher(Searcher):
 
     def _stopped(self, number: int, result: dict[str, Any], outcome: Outcome) -> None:
         reached = result.get(self._goal.fidelity, 0)
+        # Optuna's steps are whole numbers: epochs, FLOPs, or milliseconds.
+        step = reached * 1000 if self._goal.fidelity.endswith("_seconds") else reached
         what = "epoch" if self._goal.fidelity == "epoch" else self._goal.fidelity.removeprefix("metrics/")
         self._study.stop(
             number,
             outcome.metrics.get(self._study.metric),
-            max(0, round(reached)),
+            max(0, round(step)),
             outcome,
             f"behind other trials at {what} {reached:g}",
         )

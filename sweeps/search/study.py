@@ -328,7 +328,7 @@ class Study:
         self._tell(number, outcome, None, values=[metrics[key] for key in self.goals.objectives])
 
     def stop(self, number: int, value: float | None, fidelity: int, outcome: Outcome, reason: str) -> None:
-        """The scheduler ended the trial at this fidelity (epochs, or FLOPs) with this value so far."""
+        """The scheduler ended the trial at this fidelity (epochs, FLOPs or ms) with this value so far."""
         trial = self._unfinished(number)
         one_objective = len(self.goals.objectives) == 1  # Optuna takes no values on the way of several
         if trial is not None and one_objective and value is not None and math.isfinite(value):
