@@ -26,6 +26,26 @@ def fidelity_key(config: SchedulerConfig) -> str:
     return _KEYS[config.fidelity]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """How far a trial trains before another one takes its slot."""
+
+    fidelity: str
+    full: float | None  # what a full trial takes: epochs or seconds; None: its FLOPs count
+    until: float  # fraction of a full trial
+
+    def is_over(self, report: Mapping[str, Any], full_train_flops: float) -> bool:
+        """Whether a report (`epoch` and `metrics`, not flat) is the last of the turn."""
+        metrics = report["metrics"]
+        if self.full is None:
+            reached = metrics["cost/train_flops"] / full_train_flops
+        elif self.fidelity == Fidelity.epoch:
+            reached = report["epoch"] / self.full
+        else:
+            reached = metrics["cost/wall_seconds"] / self.full
+        return bool(reached * ROUNDING >= self.until)
+
+
 class Scale:
     """How far a trial has come, as a fraction of a full trial.
 
@@ -41,6 +61,11 @@ class Scale:
         self._fixed_from = fixed_from
         self._newest: dict[str, tuple[float, float]] = {}  # trial -> (FLOPs, seconds)
         self.full_seconds: float | None = None  # of a full trial, once fixed
+
+    def turn(self, until: float) -> Turn:
+        """The turn up to this fraction; before the seconds of a full trial are known, its FLOPs count."""
+        full = {Fidelity.epoch: float(self._num_epochs), Fidelity.seconds: self.full_seconds}
+        return Turn(fidelity=self._fidelity.value, full=full.get(self._fidelity), until=until)
 
     def fraction(self, trial: str, result: Mapping[str, Any]) -> float:
         """Of a report, at least 0; above 1 where the trial is larger than the base."""

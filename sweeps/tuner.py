@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from ray.tune.experiment import Trial
 
 from sweeps import events
 from sweeps.cluster import num_slots, scratch
-from sweeps.config import SweepConfig
+from sweeps.config import SchedulerName, SweepConfig
 from sweeps.fidelity import fidelity_key
 from sweeps.monitor import Monitor, Stop
 from sweeps.schedulers import scheduler
 from sweeps.search import Assignment, Space, Study
 from sweeps.searcher import Goal, StudySearcher
+from sweeps.space import SearchSpace
 from sweeps.trial import Job, SweepTrial
+from sweeps.turns import Turns
 
 MAX_WORKER_DEATHS = 2  # a trial whose worker died continues from its checkpoint so often
 
@@ -47,9 +49,13 @@ def fit(
     """Run trials until the study holds the budget, or until `stop` is asked for."""
     cluster = setting.config.cluster
 
+    turns = _turns(setting, study, space, monitor)
+
     def job(assignment: Assignment) -> dict[str, Any]:
-        monitor.started(assignment)
-        return _job(setting, assignment)
+        if turns is None or not turns.has_begun(assignment.number):
+            monitor.started(assignment)
+        turn = None if turns is None else asdict(turns.turn(assignment.number))
+        return _job(setting, assignment, turn)
 
     searcher = StudySearcher(
         study,
@@ -60,6 +66,7 @@ def fit(
         on_end=lambda row: monitor.ended(row, study.budget),
         failure=monitor.failure,
         say=monitor.say,
+        turns=turns,
     )
     monitor.adopt(searcher.adopted)
     resources = {"cpu": cluster.cpus_per_trial, "gpu": cluster.gpus_per_trial}
@@ -85,7 +92,14 @@ def fit(
     ).fit()
 
 
-def _job(setting: Setting, assignment: Assignment) -> dict[str, Any]:
+def _turns(setting: Setting, study: Study, space: Space, monitor: Monitor) -> Turns | None:
+    if setting.config.scheduler.name is not SchedulerName.pbt:
+        return None
+    assert isinstance(space, SearchSpace)
+    return Turns(setting.config, setting.folder, space, study, monitor.say)
+
+
+def _job(setting: Setting, assignment: Assignment, turn: dict[str, Any] | None) -> dict[str, Any]:
     folder = setting.folder / str(assignment.number)
     dirs = [word for each in setting.config.config_dirs for word in ("--config-dir", each)]
     typed = [word for word in setting.config.overrides if re.split(r"[.=]", word)[0] not in _NOT_OF_A_TRIAL]
@@ -99,7 +113,8 @@ def _job(setting: Setting, assignment: Assignment) -> dict[str, Any]:
         "command": shlex.join(words),
         "config": assignment.config,
     }
-    events.write_json(folder / events.GIVEN, given)
+    if turn is None or not (folder / events.GIVEN).exists():  # what changes later is in the events
+        events.write_json(folder / events.GIVEN, given)
     return Job(
         sweep=setting.folder.name,
         number=assignment.number,
@@ -108,6 +123,7 @@ def _job(setting: Setting, assignment: Assignment) -> dict[str, Any]:
         config=assignment.config,
         base=setting.config.trial.to_dict(),
         device="cuda" if setting.config.cluster.gpus_per_trial else "cpu",
+        turn=turn,
     ).to_dict()
 
 

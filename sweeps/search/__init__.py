@@ -10,6 +10,7 @@ study      ask and tell, over Optuna's storage
 from sweeps.search.goals import Constraint, Goals
 from sweeps.search.rows import (
     Assignment,
+    Change,
     Exhausted,
     Outcome,
     SamplerSettings,
@@ -24,6 +25,7 @@ from sweeps.search.study import Study, list_studies
 
 __all__ = [
     "Assignment",
+    "Change",
     "Constraint",
     "Exhausted",
     "Goals",
