@@ -175,7 +175,7 @@ class Turns:
         self._study.change(number, change)
         self._take(number, taken, change)
         self._members[number].curve = [(change.donor_fraction, self._value(report))]
-        self._say(f"#{number:<3d} {described(change)}: {_difference(given.params, values)}")
+        self._say(f"#{number:<3d} {change.told}: {_difference(given.params, values)}")
         return replace(assignment, params=values, overrides=change.overrides, config=change.config)
 
     def _varied(self, values: dict[str, Any], draw: random.Random) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Turns:
         folder = self._folder / str(number)
         told = events.reports(self._folder / str(change.donor))
         report = next((r for r in told if r["step"] == change.step), None)
-        said = {"fraction": change.fraction, "donor": change.donor, "step": change.step}
+        said = {"told": change.told, "donor": change.donor, "step": change.step}
         where = {"donor_fraction": change.donor_fraction, "params": change.params}
         reached = {} if report is None else {"epoch": report["epoch"], "metrics": report["metrics"]}
         events.EventWriter(folder).write("exploit", {**said, **where, **reached})
@@ -238,11 +238,6 @@ class Turns:
 
     def _value(self, report: Mapping[str, Any]) -> float:
         return float(report["metrics"][self._config.search.metric])
-
-
-def described(change: Change) -> str:
-    """`continued #3 at 40%`, for people."""
-    return f"continued #{change.donor} at {change.fraction:.0%}"
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

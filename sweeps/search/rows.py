@@ -76,6 +76,11 @@ class Change:
     overrides: list[str]
     config: dict[str, Any]
 
+    @property
+    def told(self) -> str:
+        """For people: `continued #3 at 40%`."""
+        return f"continued #{self.donor} at {self.fraction:.0%}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `Change(**values)` reads them back."""
         return {name: getattr(self, name) for name in self.__slots__}

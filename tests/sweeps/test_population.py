@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from learner import LearnerEngine, read_state, worth
 from stand_in import RANDOM, trial_config
 
-from growcore.config import trial_keys
-from sweeps import events, population
+from growcore.config import TrialConfig, trial_keys
+from sweeps import best, events, leaderboard, population, starting
 from sweeps.config import (
     Direction,
     Fidelity,
@@ -32,7 +32,7 @@ from sweeps.schema import ConfigError
 from sweeps.search import Study, TrialState
 from sweeps.searcher import Goal, StudySearcher
 from sweeps.space import SearchSpace
-from sweeps.trial import Job, TrialRun
+from sweeps.trial import Engine, Growcore, Job, TrialRun
 from sweeps.turns import Turns
 
 NUM_EPOCHS = 10
@@ -221,8 +221,16 @@ def test_a_population_needs_a_number_of_trials():
 
 
 class Sweep:
-    def __init__(self, folder: Path, config: SweepConfig, study: Study, num_slots: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: SweepConfig,
+        study: Study,
+        num_slots: int = 2,
+        engine: Engine | None = None,
+    ) -> None:
         self.folder, self.config, self.num_slots = folder, config, num_slots
+        self.engine = engine or LearnerEngine()
         self.study = study
         self.said: list[str] = []
         self.order: list[int] = []  # numbers, turn by turn
@@ -266,7 +274,7 @@ class Sweep:
             self.count += 1
             given = self.searcher.suggest(str(self.count))
             if isinstance(given, dict):
-                self.running[str(self.count)] = TrialRun(Job(**given["job"]), LearnerEngine())
+                self.running[str(self.count)] = TrialRun(Job(**given["job"]), self.engine)
             elif given is not None:
                 return
             for trial_id, run in list(self.running.items()):
@@ -384,3 +392,111 @@ def test_a_take_over_that_was_cut_short_is_finished_or_forgotten(tmp_path):
     ]
     second.run()
     assert [row.state for row in study.rows()] == [TrialState.complete] * 8
+
+
+def test_people_are_told_that_a_trial_went_on_from_another(whole, tmp_path):
+    row = next(row for row in whole.study.rows() if row.changes)
+    told = row.changes[0].told
+    assert told == f"continued #{row.changes[0].donor} at {row.changes[0].fraction:.0%}"
+    assert leaderboard.entry(row).continued.startswith(told)
+    assert any(told in line for line in leaderboard.table(whole.study))
+    text = best.export(whole.study, row, tmp_path / "best.yaml").read_text()
+    assert f"# Trial {row.number} went on from checkpoints of other trials" in text
+    (first, *_) = best.document(whole.study, row)["recorded"]["population"]
+    assert first["continued"] == row.changes[0].donor
+    alone = next(row for row in whole.study.rows() if not row.changes)
+    assert best.caution(alone) is None
+    assert "population" not in best.document(whole.study, alone)["recorded"]
+
+
+# With real networks
+
+
+def growing_config(**changes: Any) -> TrialConfig:
+    values: dict[str, Any] = {
+        "data": {"name": "synthetic", "num_train": 300},
+        "model": {"name": "conv", "widths": [2, 2]},
+        "growth": {
+            "method": "random",
+            "num_neurons": 1,
+            "start_epoch": 1,
+            "end_fraction": 0.3,
+            "statistics_batches": 1,
+            "line_search_batches": 1,
+        },
+        "optimizer": {"lr": 0.1},
+        "training": {"num_epochs": 4, "batch_size": 64},
+    }
+    for key, value in changes.items():
+        group, name = key.split("__")
+        values.setdefault(group, {})[name] = value
+    return TrialConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(("bad", "good"), [([2, 2], [6, 7]), ([6, 7], [2, 2])])
+def test_a_member_takes_over_a_larger_or_smaller_network_and_trains_it(tmp_path, bad, good):
+    config = make_config(
+        {"model.widths": [bad, good], "optimizer.lr": {"float": [1e-6, 0.2], "log": True}},
+        interval=0.5,
+        quantile=0.5,
+        fidelity=Fidelity.epoch,
+        num_trials=2,
+    )
+    config.trial = growing_config()
+    study = new_study(2)
+    space = SearchSpace(config.space, config.trial.to_dict())
+    for widths, lr in ((bad, 1e-6), (good, 0.1)):
+        study.enqueue(starting.given(space, {"model.widths": widths, "optimizer.lr": lr}))
+    Sweep(tmp_path, config, study, num_slots=1, engine=Growcore()).run()
+    taker, donor = study.rows()
+    assert [row.state for row in (taker, donor)] == [TrialState.complete] * 2, (taker.reason, donor.reason)
+    (change,) = taker.changes
+    assert change.donor == 1
+    assert taker.config["model"]["widths"] == good
+    assert taker.config["optimizer"]["lr"] != 0.1
+    final = taker.outcome.metrics
+    grown = donor.outcome.metrics
+    keys = [key for key in grown if key.startswith("model/width/")]
+    assert [final[key] for key in keys] == [grown[key] for key in keys] == [width + 1 for width in good]
+    assert final["val/accuracy"] > 0.15  # at a learning rate of 1e-6 it is a guess
+
+
+@pytest.mark.parametrize("key", sorted(MUTABLE))
+def test_every_mutable_key_can_change_in_the_middle_of_a_training(tmp_path, key):
+    from growcore import checkpoint
+    from growcore.training import Training
+
+    other = {
+        "optimizer.lr": 0.02,
+        "optimizer.momentum": 0.5,
+        "optimizer.weight_decay": 0.01,
+        "training.batch_size": 32,
+        "growth.where": "round_robin",
+        "growth.every_epochs": 2,
+        "growth.end_fraction": 0.6,
+        "growth.num_neurons": 2,
+        "growth.max_width": 5,
+        "growth.statistics_batches": 2,
+        "growth.numerical_threshold": 1e-4,
+        "growth.statistical_threshold": 1e-2,
+        "growth.relative_ridge": 0.1,
+        "growth.line_search_batches": 2,
+        "growth.max_scaling_factor": 0.5,
+        "pruning.scope": "global",
+        "pruning.k1": 0.3,
+        "pruning.k2": 0.9,
+        "pruning.fraction": 0.1,
+        "pruning.activity_threshold": 0.7,
+        "pruning.update_interval": 3,
+        "pruning.every_epochs": 2,
+        "pruning.end_fraction": 0.9,
+    }
+    options = {"growth__method": "tiny", "growth__end_fraction": 1.0, "pruning__method": "hebbian"}
+    first = Training(growing_config(**options))
+    next(iter(first))
+    path = checkpoint.save(tmp_path, first)
+    second = Training(growing_config(**{**options, key.replace(".", "__"): other[key]}))
+    assert get_key(second.config.to_dict(), key) != get_key(first.config.to_dict(), key)
+    checkpoint.load(path, second)
+    reports = list(second)
+    assert [report.epoch for report in reports] == [2, 3, 4]
