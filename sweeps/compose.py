@@ -99,10 +99,11 @@ def load(
 
 def _reject_without_effect(typed: Iterable[str], name: SchedulerName) -> None:
     effective = [f"scheduler.{key}" for key in SCHEDULER_KEYS[name]]
+    known = ", ".join(effective) or "none"
     for key in typed:
         if key.startswith("scheduler.") and key not in ("scheduler.name", *effective):
             raise ConfigError(
-                f"{key} has no effect under scheduler={name}; {', '.join(effective) or 'none'} has. "
+                f"{key} has no effect under scheduler={name}; those that have: {known}. "
                 f"Leave {key} out, or choose another scheduler."
             )
 

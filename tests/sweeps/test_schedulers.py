@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 from stand_in import trial_config
 
-from sweeps import schedulers
+from sweeps import plan, schedulers
 from sweeps.config import (
     Direction,
     Fidelity,
@@ -233,3 +233,18 @@ def test_seconds_of_a_full_trial_are_estimated_until_the_first_trial_reaches_the
     assert scale.fraction("b", report(300, 90)) == pytest.approx(90 / 250)
     assert scale.full_seconds == pytest.approx(250)
     assert scale.fraction("a", report(1000, 25)) == pytest.approx(0.1)  # fixed
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (SchedulerName.none, "none: every trial runs to its end"),
+        (SchedulerName.asha, "asha by epoch: from 30% of a trial on, the best 1 in 3 go on"),
+        (SchedulerName.hyperband, "hyperband by epoch in 3 brackets: from 30% of a trial on"),
+        (SchedulerName.median, "median by epoch: from 30% of a trial on, the better half goes on; not in"),
+        (SchedulerName.pbt, "pbt by epoch: every 10% of a trial the worst 25% go on from the best"),
+    ],
+)
+def test_the_plan_says_in_a_line_what_stops_trials(name, line):
+    config = make_config(name, edit_grace=0.05)
+    assert line in "".join(plan._stopping(config.scheduler))
