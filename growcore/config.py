@@ -312,11 +312,16 @@ class TrainingConfig:
     batch_size: int = 64  # images a step
     report_every_epochs: int = 1  # epochs between two evaluations
     num_threads: int = 1  # torch threads of one trial on the CPU
+    patience: int = 0  # reports in a row without a better validation accuracy that end training; 0: never
+    min_improvement: float = 0.0  # accuracy is better when it is higher by more than this, in [0, 1)
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_size", "report_every_epochs", "num_threads"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name}", value, "must be at least 1", "1")
+        require(self.patience >= 0, "training.patience", self.patience, "must not be negative", "0")
+        gain = self.min_improvement
+        require(0 <= gain < 1, "training.min_improvement", gain, "must lie in [0, 1)", "0.001")
 
 
 @dataclass(kw_only=True, slots=True)

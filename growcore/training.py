@@ -24,6 +24,7 @@ from growcore.config import LearningRateSchedule, OptimizerConfig, OptimizerName
 from growcore.diagnostics import Finding
 from growcore.editing import Editor
 from growcore.evaluation import evaluate
+from growcore.plateau import Plateau
 from growcore.report import EditRecord, Report, TrialFailed, TrialInfeasible
 
 __all__ = ["EditRecord", "Report", "Training", "TrialFailed", "TrialInfeasible"]
@@ -49,6 +50,7 @@ class Training:
         self.model = models.build(config, self.data.image_shape, self.data.num_classes).to(self.device)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.schedule = make_schedule(self.optimizer, config)
+        self.plateau = Plateau(config.training)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.editor = Editor(config, self.data, self.generator)
         self.epoch = 0
@@ -63,7 +65,7 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.config.training.num_epochs
+        return self.epoch >= self.config.training.num_epochs or self.plateau.reached
 
     def __iter__(self) -> Iterator[Report]:
         self._preflight()
@@ -146,6 +148,7 @@ class Training:
     def _report(self) -> Report:
         metrics = {"train/loss": self._train_loss}
         metrics |= evaluate(self.model, self.data, self.data.val, "val")
+        self.plateau.add(metrics["val/accuracy"], any(edit.kind != "skip" for edit in self._edits))
         metrics |= self._size_metrics()
         if self.finished:
             metrics |= evaluate(self.model, self.data, self.data.test, "test")
@@ -194,6 +197,7 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "generator": self.generator.get_state(),
             "editor": self.editor.state_dict(),
+            "plateau": self.plateau.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
             "train_flops": self.train_flops,
@@ -206,9 +210,13 @@ class Training:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state as if there had been no break; state is taken between two reports.
 
+        The configuration may differ from that of the state in what does not shape the network or its
+        optimizer: training goes on with the new values. A new learning rate is where its schedule would be.
+
         Raises:
-            ValueError: the state belongs to another model.
+            ValueError: the state belongs to another model or another optimizer.
         """
+        _check_same_optimizer(state["config"]["optimizer"], self.config.optimizer)
         model = models.build(self.config, self.data.image_shape, self.data.num_classes)
         models.resize(model, state["widths"])
         model.load_state_dict(state["model"])
@@ -217,8 +225,10 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule = make_schedule(self.optimizer, self.config)
         self.schedule.load_state_dict(state["schedule"])
+        change_optimizer(self.optimizer, self.schedule, state["config"]["optimizer"], self.config.optimizer)
         self.generator.set_state(state["generator"].cpu())
         self.editor.load_state_dict(state["editor"])
+        self.plateau.load_state_dict(state["plateau"])
         for name in ("epoch", "step", "train_flops", "sparse_flops", "wall_seconds"):
             setattr(self, name, state[name])
         self._train_loss = state["train_loss"]
@@ -243,6 +253,44 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrialConfig) -> LRSc
     if config.optimizer.schedule == LearningRateSchedule.cosine:
         return CosineAnnealingLR(optimizer, T_max=config.training.num_epochs)
     return ConstantLR(optimizer, factor=1.0)
+
+
+def change_optimizer(
+    optimizer: torch.optim.Optimizer, schedule: LRScheduler, before: Mapping[str, Any], now: OptimizerConfig
+) -> None:
+    """Give a loaded optimizer the values that its configuration has now.
+
+    Args:
+        optimizer: in the state that `before` led to.
+        schedule: its schedule; every rate it holds is multiplied by the ratio of the learning rates.
+        before: OptimizerConfig as plain values.
+        now: differs in lr, momentum and weight_decay only.
+    """
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (now.momentum, group["betas"][1])
+        else:
+            group["momentum"] = now.momentum
+        group["weight_decay"] = now.weight_decay
+    if now.lr != before["lr"]:
+        _scale_lr(optimizer, schedule, now.lr / before["lr"])
+
+
+def _check_same_optimizer(before: Mapping[str, Any], now: OptimizerConfig) -> None:
+    for key, value in (("name", now.name), ("schedule", now.schedule)):
+        if value != before[key]:
+            raise ValueError(
+                f"A training cannot go on with another optimizer.{key}: the checkpoint has "
+                f"{before[key]}, the configuration {value}. Set optimizer.{key}={before[key]}."
+            )
+
+
+def _scale_lr(optimizer: torch.optim.Optimizer, schedule: LRScheduler, ratio: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] *= ratio
+        group["initial_lr"] *= ratio
+    schedule.base_lrs = [lr * ratio for lr in schedule.base_lrs]
+    schedule._last_lr = [lr * ratio for lr in schedule._last_lr]
 
 
 def _growth_metrics(edits: list[EditRecord]) -> dict[str, float]:

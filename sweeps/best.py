@@ -15,7 +15,7 @@ import yaml
 
 from growcore.config import TrialConfig
 from sweeps.schema import ConfigError
-from sweeps.search import Study, TrialRow, TrialState
+from sweeps.search import Change, Study, TrialRow, TrialState
 
 _COMPARED = (
     "val/accuracy",
@@ -64,14 +64,36 @@ def document(study: Study, row: TrialRow) -> dict[str, Any]:
             "value": row.value,
             "overrides": row.overrides,
             "metrics": {key: row.outcome.metrics[key] for key in _COMPARED if key in row.outcome.metrics},
+            **({"population": [_change(change) for change in row.changes]} if row.changes else {}),
         },
     }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "continued": change.donor,
+        "from_fraction": change.donor_fraction,  # of a full trial, that the checkpoint had reached
+        "overrides": change.overrides,  # from there on
+    }
+
+
+def caution(row: TrialRow) -> str | None:
+    """Why training a trial's configuration again does not give its result; None where it does."""
+    if not row.changes:
+        return None
+    line = ", ".join(f"#{change.donor} at {change.donor_fraction:.0%}" for change in row.changes)
+    return (
+        f"Trial {row.number} went on from checkpoints of other trials ({line}), so training its last "
+        "configuration from the beginning gives another result."
+    )
 
 
 def export(study: Study, row: TrialRow, path: Path) -> Path:
     """Write a trial's best file; it runs by `sweeps train best=PATH`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = f"# Trial {row.number} of the sweep {study.name}. Run it again: sweeps train best={path}\n"
+    if (why := caution(row)) is not None:
+        header += f"# {why}\n"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(header + yaml.safe_dump(document(study, row), sort_keys=False))
     return temporary.replace(path)

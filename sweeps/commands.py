@@ -181,6 +181,7 @@ def export(root: Path, name: str, number: int | None, save: str | None, folder: 
         [
             f"trial {row.number} of {name}: {leaderboard.label(study.metric)} {row.value:.4f}, {e.chosen}",
             f"saved: {path}     rerun: {rerun}",
+            *([why] if (why := best.caution(row)) is not None else []),
         ]
     )
 

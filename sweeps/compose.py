@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growcore.config import suggest_name, trial_keys
-from sweeps.config import GROUPS, TRIAL_GROUPS, SweepConfig, build_trial, set_key, sweep_keys
+from sweeps.config import (
+    GROUPS,
+    SCHEDULER_KEYS,
+    TRIAL_GROUPS,
+    SchedulerName,
+    SweepConfig,
+    build_trial,
+    set_key,
+    sweep_keys,
+)
 from sweeps.schema import ConfigError, suggest_key
 
 if TYPE_CHECKING:
@@ -70,7 +79,7 @@ def load(
         trial = best.trial | {name: trial[name] for name in request.options if name in TRIAL_GROUPS}
         choices |= {g: _kind(trial, g) for g in TRIAL_GROUPS if g not in request.options}
     _write_values(request.values, composed, trial, group_options)
-    return SweepConfig.from_dict(
+    config = SweepConfig.from_dict(
         composed
         | {
             "trial": trial,
@@ -84,6 +93,19 @@ def load(
             "recorded": best.recorded if best is not None else None,
         }
     )
+    _reject_without_effect(request.values, config.scheduler.name)
+    return config
+
+
+def _reject_without_effect(typed: Iterable[str], name: SchedulerName) -> None:
+    effective = [f"scheduler.{key}" for key in SCHEDULER_KEYS[name]]
+    known = ", ".join(effective) or "none"
+    for key in typed:
+        if key.startswith("scheduler.") and key not in ("scheduler.name", *effective):
+            raise ConfigError(
+                f"{key} has no effect under scheduler={name}; those that have: {known}. "
+                f"Leave {key} out, or choose another scheduler."
+            )
 
 
 def folders(config_dirs: Sequence[Path] = ()) -> list[Path]:

@@ -43,6 +43,16 @@ class SchedulerName(StrEnum):
     pbt = "pbt"
 
 
+# The keys of SchedulerConfig that have an effect under each scheduler, beside `name`.
+SCHEDULER_KEYS = {
+    SchedulerName.none: (),
+    SchedulerName.asha: ("fidelity", "grace", "edit_grace", "reduction_factor"),
+    SchedulerName.hyperband: ("fidelity", "grace", "edit_grace", "reduction_factor", "num_brackets"),
+    SchedulerName.median: ("fidelity", "grace", "edit_grace"),
+    SchedulerName.pbt: ("fidelity", "edit_grace", "interval", "quantile", "perturbation", "resample"),
+}
+
+
 class Fidelity(StrEnum):
     """By what trials are compared while they run."""
 

@@ -77,8 +77,16 @@ def read_segment(segment: Path) -> list[dict[str, Any]]:
 
 
 def reports(folder: Path) -> list[dict[str, Any]]:
-    """A trial's reports by step; where an attempt repeated a step, the later attempt's."""
-    by_step = {event["step"]: event for event in read_events(folder) if event["kind"] == "report"}
+    """A trial's reports by step; where an attempt repeated a step, the later attempt's.
+
+    Where a trial went on from another one's checkpoint, its own reports beyond that are left out.
+    """
+    by_step: dict[int, dict[str, Any]] = {}
+    for event in read_events(folder):
+        if event["kind"] == "exploit":
+            by_step = {step: report for step, report in by_step.items() if step <= event["step"]}
+        elif event["kind"] == "report":
+            by_step[event["step"]] = event
     return [by_step[step] for step in sorted(by_step)]
 
 

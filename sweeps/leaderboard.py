@@ -32,6 +32,7 @@ class Entry:
     epoch: float
     chosen: str
     reason: str | None
+    continued: str  # from which trials it went on and when: `continued #3 at 40%`; else empty
 
     @property
     def edits(self) -> str:
@@ -99,6 +100,7 @@ def entry(row: TrialRow) -> Entry:
         epoch=row.outcome.epoch,
         chosen=chosen(row.params),
         reason=row.reason,
+        continued=", ".join(change.told for change in row.changes),
     )
 
 
@@ -155,7 +157,7 @@ def _cells(e: Entry) -> list[str]:
         _count(e.num_nonzero),
         "-" if e.train_flops is None else f"{e.train_flops / 1e9:.3g}",
         e.edits,
-        broken + remark.get(e.state, "") + e.chosen,
+        broken + remark.get(e.state, "") + (f"{e.continued}: " if e.continued else "") + e.chosen,
     ]
 
 

@@ -86,6 +86,8 @@ class Monitor:
             given = {"params": row.params, "overrides": row.overrides, "config": row.config, "command": ""}
             events.write_json(self._path(row, events.GIVEN), {"number": row.number, **given})
         outcome = {"state": row.state.value, "reason": row.reason, "value": row.value}
+        if row.changes:
+            outcome["continued"] = ", ".join(change.told for change in row.changes)
         events.write_json(self._path(row, events.OUTCOME), {**outcome, **row.outcome.to_dict()})
 
     def _path(self, row: TrialRow, name: str) -> Path:

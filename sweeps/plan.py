@@ -206,11 +206,21 @@ def _words(values: Mapping[str, Any]) -> list[str]:
 
 
 def _stopping(scheduler: SchedulerConfig) -> str:
-    if scheduler.name is SchedulerName.none:
+    s = scheduler
+    if s.name is SchedulerName.none:
         return "none: every trial runs to its end"
+    by = f"{s.name} by {s.fidelity}"
+    after = f"; not in the {s.edit_grace:.0%} after an edit" if s.edit_grace else ""
+    if s.name is SchedulerName.median:
+        return f"{by}: from {s.grace:.0%} of a trial on, the better half goes on{after}"
+    if s.name is SchedulerName.pbt:
+        return (
+            f"{by}: every {s.interval:.0%} of a trial the worst {s.quantile:.0%} go on from the best, "
+            f"with values times or divided by {s.perturbation:g}{after}"
+        )
+    brackets = f" in {s.num_brackets} brackets" if s.name is SchedulerName.hyperband else ""
     return (
-        f"{scheduler.name} by {scheduler.fidelity}: from {scheduler.grace:.0%} of a trial on, "
-        f"the best 1 in {scheduler.reduction_factor} go on"
+        f"{by}{brackets}: from {s.grace:.0%} of a trial on, the best 1 in {s.reduction_factor} go on{after}"
     )
 
 

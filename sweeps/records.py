@@ -179,6 +179,8 @@ class Projector:
             client.set_tag(child.run_id, "preflight", verdict)
         if outcome["reason"]:
             client.set_tag(child.run_id, "growsweep.reason", outcome["reason"])
+        if outcome.get("continued"):
+            client.set_tag(child.run_id, "growsweep.continued", outcome["continued"])
         client.set_tag(child.run_id, "growsweep.status", outcome["state"])
         client.update_run(child.run_id, status=_STATUS[outcome["state"]])
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from sweeps.fidelity import METRICS
 from sweeps.search import Assignment, Exhausted, Outcome, Space, Study, TrialRow
-
-METRICS = "metrics"  # prefix of report metrics in a Tune result: metrics/val/accuracy
+from sweeps.turns import Turns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,7 @@ class StudySearcher(Searcher):
         on_end: called with the row of each trial that ended.
         failure: why the trial of this number failed, where its worker is gone.
         say: told what people should know.
+        turns: of population-based training; None: every trial trains to its end.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class StudySearcher(Searcher):
         on_end: Callable[[TrialRow], None],
         failure: Callable[[int], str],
         say: Callable[[str], None],
+        turns: Turns | None = None,
     ) -> None:
         super().__init__()
         self._study = study
@@ -60,13 +62,19 @@ class StudySearcher(Searcher):
         self._failure = failure
         self._say = say
         self._orphans = study.orphans(space)
+        self._turns = turns
+        self._adopted = [orphan.number for orphan in self._orphans]
+        if turns is not None:
+            turns.adopt(self._orphans)
+            self._orphans = []
+        self._live: dict[int, Assignment] = {}
         self._numbers: dict[str, int] = {}  # of live trials, by Tune's trial id
         self._last: dict[int, dict[str, Any]] = {}
 
     @property
     def adopted(self) -> list[int]:
-        """Numbers of trials an earlier driver left running that are still to be handed out."""
-        return [orphan.number for orphan in self._orphans]
+        """Numbers of trials that an earlier driver left running."""
+        return self._adopted
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next job; None while every slot is taken, or nothing is left but trials that still run, as
@@ -74,10 +82,11 @@ class StudySearcher(Searcher):
         """
         if len(self._numbers) >= self._capacity():
             return None
-        assignment = self._next()
+        assignment = self._next() if self._turns is None else self._turns.next(self._next)
         if assignment is None:
             return None if self._numbers else str(Searcher.FINISHED)
         self._numbers[trial_id] = assignment.number
+        self._live[assignment.number] = assignment
         return {"job": self._job(assignment)}
 
     def _next(self) -> Assignment | None:
@@ -97,7 +106,10 @@ class StudySearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Remember the newest report."""
-        self._last[self._numbers[trial_id]] = result
+        number = self._numbers[trial_id]
+        self._last[number] = result
+        if self._turns is not None:
+            self._turns.reported(number, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -108,6 +120,13 @@ class StudySearcher(Searcher):
         without `finished` means that the scheduler ended the trial.
         """
         number = self._numbers.pop(trial_id)
+        assignment = self._live.pop(number)
+        if self._turns is not None:
+            self._turns.reported(number, result or {})
+            if result and result.get("turn_over"):
+                self._turns.turn_ended(assignment)
+                return
+            self._turns.ended(number)
         last = self._last.pop(number, {})
         result = {**last, **(result or {})}
         outcome = _outcome(result)
@@ -125,11 +144,13 @@ class StudySearcher(Searcher):
 
     def _stopped(self, number: int, result: dict[str, Any], outcome: Outcome) -> None:
         reached = result.get(self._goal.fidelity, 0)
+        # Optuna's steps are whole numbers: epochs, FLOPs, or milliseconds.
+        step = reached * 1000 if self._goal.fidelity.endswith("_seconds") else reached
         what = "epoch" if self._goal.fidelity == "epoch" else self._goal.fidelity.removeprefix("metrics/")
         self._study.stop(
             number,
             outcome.metrics.get(self._study.metric),
-            max(0, round(reached)),
+            max(0, round(step)),
             outcome,
             f"behind other trials at {what} {reached:g}",
         )

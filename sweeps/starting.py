@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps import population
 from sweeps.compose import read_best, read_value
 from sweeps.config import TRIAL_GROUPS, SearchConfig, SweepConfig, get_key
 from sweeps.distributions import Choice, Fixed, Numeric
@@ -35,9 +36,11 @@ def check(config: SweepConfig, space: SearchSpace) -> list[str]:
     """What people should know of the search before it starts.
 
     Raises:
-        ConfigError: the sampler cannot search this space, or a trial to try first is not of it.
+        ConfigError: the sampler or the scheduler cannot search this space, or a trial to try first is not
+            of it.
     """
     search = config.search
+    population.check(config, space)
     first(config, space)
     return limits(settings(search), keys(space), goals(search), config.sweep.num_trials)
 

@@ -20,6 +20,7 @@ from ray import tune
 from growcore.config import TrialConfig
 from growcore.report import TrialFailed, TrialInfeasible
 from sweeps.events import EventWriter, edits, reports
+from sweeps.fidelity import Turn
 
 CHECKPOINT_SECONDS = 5.0  # training that may be lost when a worker dies
 
@@ -35,6 +36,7 @@ class Job:
     config: dict[str, Any]  # TrialConfig.to_dict()
     base: dict[str, Any]  # the sweep's trial before anything is searched; gives the scale of train FLOPs
     device: str  # "cpu" or "cuda"
+    turn: dict[str, Any] | None = None  # a sweeps.fidelity.Turn; None: the trial trains to its end
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `Job(**values)` reads them back."""
@@ -164,9 +166,21 @@ class TrialRun:
         self._count(values["edits"])
         self._writer.write("report", values)
         self._unsaved = True
-        if report.finished or time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+        is_over = not report.finished and self._turn_is_over(values)
+        if report.finished or is_over or time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
             self._save()
-        return self._result(values)
+        return self._result(values) | (self._released() if is_over else {})
+
+    def _turn_is_over(self, report: dict[str, Any]) -> bool:
+        assert self.full_train_flops is not None
+        turn = self._job.turn
+        return turn is not None and Turn(**turn).is_over(report, self.full_train_flops)
+
+    def _released(self) -> dict[str, Any]:
+        """The slot is another member's now; see `sweeps.turns`."""
+        self._writer.write("released", {"reason": "its turn is over"})
+        self._training = self._reports = None
+        return {"turn_over": True, "done": True}
 
     def _result(self, report: dict[str, Any]) -> dict[str, Any]:
         return {

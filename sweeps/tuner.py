@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from sweeps import events
 from sweeps.cluster import num_slots, scratch
-from sweeps.config import Direction, Fidelity, SchedulerConfig, SchedulerName, SweepConfig
+from sweeps.config import SchedulerName, SweepConfig
+from sweeps.fidelity import fidelity_key
 from sweeps.monitor import Monitor, Stop
+from sweeps.schedulers import scheduler
 from sweeps.search import Assignment, Space, Study
-from sweeps.searcher import METRICS, Goal, StudySearcher
+from sweeps.searcher import Goal, StudySearcher
+from sweeps.space import SearchSpace
 from sweeps.trial import Job, SweepTrial
+from sweeps.turns import Turns
 
 MAX_WORKER_DEATHS = 2  # a trial whose worker died continues from its checkpoint so often
 
@@ -46,9 +49,13 @@ def fit(
     """Run trials until a budget is spent, or until `stop` is asked for."""
     cluster = setting.config.cluster
 
+    turns = _turns(setting, study, space, monitor)
+
     def job(assignment: Assignment) -> dict[str, Any]:
-        monitor.started(assignment)
-        return _job(setting, assignment)
+        if turns is None or not turns.has_begun(assignment.number):
+            monitor.started(assignment)
+        turn = None if turns is None else asdict(turns.turn(assignment.number))
+        return _job(setting, assignment, turn)
 
     searcher = StudySearcher(
         study,
@@ -59,6 +66,7 @@ def fit(
         on_end=monitor.ended,
         failure=monitor.failure,
         say=monitor.say,
+        turns=turns,
     )
     monitor.adopt(searcher.adopted)
     resources = {"cpu": cluster.cpus_per_trial, "gpu": cluster.gpus_per_trial}
@@ -84,69 +92,14 @@ def fit(
     ).fit()
 
 
-def fidelity_key(config: SchedulerConfig) -> str:
-    """The result key that says how far a trial came."""
-    return "epoch" if config.fidelity is Fidelity.epoch else f"{METRICS}/cost/{config.fidelity}"
+def _turns(setting: Setting, study: Study, space: Space, monitor: Monitor) -> Turns | None:
+    if setting.config.scheduler.name is not SchedulerName.pbt:
+        return None
+    assert isinstance(space, SearchSpace)
+    return Turns(setting.config, setting.folder, space, study, monitor.say)
 
 
-def scheduler(config: SweepConfig) -> TrialScheduler:
-    """What stops weak trials: rungs lie at grace * full and at its multiples by powers of the reduction
-    factor, where full is the fidelity of a whole trial of the base configuration.
-    """
-    if config.scheduler.name is SchedulerName.none:
-        return FIFOScheduler()  # type: ignore[no-untyped-call]
-    if config.scheduler.fidelity is Fidelity.epoch:
-        return _asha(config, config.trial.training.num_epochs)
-    return FlopsScheduler(config)
-
-
-def _asha(config: SweepConfig, full: float) -> ASHAScheduler:
-    return ASHAScheduler(
-        time_attr=fidelity_key(config.scheduler),
-        metric=f"{METRICS}/{config.search.metric}",
-        mode="max" if config.search.direction is Direction.maximize else "min",
-        max_t=full,  # type: ignore[arg-type]  # FLOPs, or epochs: any number
-        grace_period=config.scheduler.grace * full,  # type: ignore[arg-type]
-        reduction_factor=config.scheduler.reduction_factor,
-        # A trial that grew costs more than the base: past the last rung it runs to its own end.
-        stop_last_trials=False,
-    )
-
-
-class FlopsScheduler(FIFOScheduler):
-    """ASHA over train FLOPs, whose scale the first report brings: the driver itself imports no torch."""
-
-    def __init__(self, config: SweepConfig) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._config = config
-        self._asha: ASHAScheduler | None = None
-        self._waiting: list[Trial] = []
-
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Hand the trial to ASHA, now or when there is one."""
-        if self._asha is None:
-            self._waiting.append(trial)
-        else:
-            self._asha.on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """ASHA's decision."""
-        if self._asha is None:
-            self._asha = _asha(self._config, result["full_train_flops"])
-            for waiting in self._waiting:
-                self._asha.on_trial_add(tune_controller, waiting)
-        return str(self._asha.on_trial_result(tune_controller, trial, result))
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Let ASHA count the last result."""
-        if self._asha is not None:
-            self._asha.on_trial_complete(tune_controller, trial, result)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # disposable, like all of Tune's state
-
-
-def _job(setting: Setting, assignment: Assignment) -> dict[str, Any]:
+def _job(setting: Setting, assignment: Assignment, turn: dict[str, Any] | None) -> dict[str, Any]:
     folder = setting.folder / str(assignment.number)
     dirs = [word for each in setting.config.config_dirs for word in ("--config-dir", each)]
     typed = [word for word in setting.config.overrides if re.split(r"[.=]", word)[0] not in _NOT_OF_A_TRIAL]
@@ -160,7 +113,8 @@ def _job(setting: Setting, assignment: Assignment) -> dict[str, Any]:
         "command": shlex.join(words),
         "config": assignment.config,
     }
-    events.write_json(folder / events.GIVEN, given)
+    if turn is None or not (folder / events.GIVEN).exists():  # what changes later is in the events
+        events.write_json(folder / events.GIVEN, given)
     return Job(
         sweep=setting.folder.name,
         number=assignment.number,
@@ -169,6 +123,7 @@ def _job(setting: Setting, assignment: Assignment) -> dict[str, Any]:
         config=assignment.config,
         base=setting.config.trial.to_dict(),
         device="cuda" if setting.config.cluster.gpus_per_trial else "cpu",
+        turn=turn,
     ).to_dict()
 
 

@@ -11,6 +11,7 @@ study      ask and tell, over Optuna's storage
 from sweeps.search.goals import Constraint, Goals
 from sweeps.search.rows import (
     Assignment,
+    Change,
     Exhausted,
     Outcome,
     SamplerSettings,
@@ -25,6 +26,7 @@ from sweeps.search.study import Study, delete_study, list_studies
 
 __all__ = [
     "Assignment",
+    "Change",
     "Constraint",
     "Exhausted",
     "Goals",

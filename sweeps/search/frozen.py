@@ -9,10 +9,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweeps.search.rows import Outcome, TrialRow, TrialState
+from sweeps.search.rows import Change, Outcome, TrialRow, TrialState
 
 # User attributes of trials that are not the sweep's own: where it comes from, or whom it repeats
 EARLIER, DUPLICATE = "earlier", "duplicate"
+CHANGES = "changes"  # user attribute: Change.to_dict of each
 
 _STATES = {
     optuna.trial.TrialState.RUNNING: TrialState.running,
@@ -30,9 +31,11 @@ def is_foreign(trial: FrozenTrial) -> bool:
 
 def read_row(trial: FrozenTrial, metric: str) -> TrialRow:
     """A trial as plain values; `metric` is the first objective."""
-    given: Mapping[str, Any] = json.loads(trial.user_attrs.get("given", "{}"))
+    given = read_given(trial)
     ended: Mapping[str, Any] = json.loads(trial.user_attrs.get("ended", "{}"))
     outcome = Outcome(**ended.get("outcome", {}))
+    changes = read_changes(trial)
+    given = changes[-1].to_dict() if changes else given
     return TrialRow(
         number=trial.number,
         state=_state(trial, ended),
@@ -46,7 +49,18 @@ def read_row(trial: FrozenTrial, metric: str) -> TrialRow:
         outcome=outcome,
         started=trial.datetime_start,
         ended=trial.datetime_complete,
+        changes=changes,
     )
+
+
+def read_given(trial: FrozenTrial) -> Mapping[str, Any]:
+    """What a trial was given at first: params, overrides and config."""
+    return dict(json.loads(trial.user_attrs.get("given", "{}")))
+
+
+def read_changes(trial: FrozenTrial) -> tuple[Change, ...]:
+    """What it went on from since."""
+    return tuple(Change(**change) for change in json.loads(trial.user_attrs.get(CHANGES, "[]")))
 
 
 def _state(trial: FrozenTrial, ended: Mapping[str, Any]) -> TrialState:

@@ -65,6 +65,28 @@ class Assignment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """A trial went on from another one's checkpoint, under a configuration of its own."""
+
+    fraction: float  # of a full trial, that the trial had reached
+    donor: int  # number of the other one
+    donor_fraction: float  # that the checkpoint has reached
+    step: int  # of the checkpoint
+    params: dict[str, Any]  # from here on
+    overrides: list[str]
+    config: dict[str, Any]
+
+    @property
+    def told(self) -> str:
+        """For people: `continued #3 at 40%`."""
+        return f"continued #{self.donor} at {self.fraction:.0%}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `Change(**values)` reads them back."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What is known of a trial when it ends."""
 
@@ -87,7 +109,7 @@ class TrialRow:
     number: int
     state: TrialState
     reason: str | None  # why it failed, was stopped or not begun
-    params: dict[str, Any]
+    params: dict[str, Any]  # the newest, as overrides and config
     overrides: list[str]
     config: dict[str, Any]
     value: float | None  # the first objective; of a stopped trial: at the fidelity it reached
@@ -96,6 +118,7 @@ class TrialRow:
     outcome: Outcome
     started: datetime | None
     ended: datetime | None
+    changes: tuple[Change, ...] = ()  # of population-based training, in order
 
     @property
     def seconds(self) -> float:

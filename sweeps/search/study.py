@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,10 +22,11 @@ from optuna.trial import FrozenTrial
 from sweeps.budget import Budget, Spent, ended_by
 from sweeps.schema import ConfigError
 from sweeps.search import ranking
-from sweeps.search.frozen import DUPLICATE, EARLIER, is_foreign, read_row
+from sweeps.search.frozen import CHANGES, DUPLICATE, EARLIER, is_foreign, read_changes, read_given, read_row
 from sweeps.search.goals import Constraint, Goals
 from sweeps.search.rows import (
     Assignment,
+    Change,
     Exhausted,
     Outcome,
     SamplerSettings,
@@ -282,7 +283,7 @@ class Study:
             if earlier < found.number:  # it also may die before it says so
                 self._tell_duplicate(trial, earlier)
             else:
-                kept.append(found)
+                kept.append(_newest(found, read_changes(frozen)))
         return kept
 
     @contextmanager
@@ -314,9 +315,9 @@ class Study:
     def _configurations(self) -> dict[str, int]:
         if self._known is None:
             self._known = {}
-            for row in self.rows():
-                if row.config:
-                    self._known.setdefault(_fingerprint(row.config), row.number)
+            for trial in self._study.get_trials(deepcopy=False):
+                if not is_foreign(trial) and (config := read_given(trial).get("config")):
+                    self._known.setdefault(_fingerprint(config), trial.number)
         return self._known
 
     def _tell_duplicate(self, trial: optuna.trial.Trial, earlier: int) -> None:
@@ -337,6 +338,13 @@ class Study:
 
     # Tell
 
+    def change(self, number: int, change: Change) -> None:
+        """A running trial goes on from another one's checkpoint; its row has the new configuration."""
+        frozen = self._frozen(number)
+        changes = [each.to_dict() for each in (*read_changes(frozen), change)]
+        trial = optuna.trial.Trial(self._study, frozen._trial_id)
+        trial.set_user_attr(CHANGES, json.dumps(changes))
+
     def complete(self, number: int, value: float | None, outcome: Outcome) -> None:
         """The trial ran to its end.
 
@@ -353,7 +361,7 @@ class Study:
         self._tell(number, outcome, None, values=[metrics[key] for key in self.goals.objectives])
 
     def stop(self, number: int, value: float | None, fidelity: int, outcome: Outcome, reason: str) -> None:
-        """The scheduler ended the trial at this fidelity (epochs, or FLOPs) with this value so far."""
+        """The scheduler ended the trial at this fidelity (epochs, FLOPs or ms) with this value so far."""
         trial = self._unfinished(number)
         one_objective = len(self.goals.objectives) == 1  # Optuna takes no values on the way of several
         if trial is not None and one_objective and value is not None and math.isfinite(value):
@@ -453,6 +461,15 @@ def list_studies(url: str) -> list[StudyRow]:
 def _set(study: optuna.Study, **attrs: Any) -> None:
     for key, value in attrs.items():
         study.set_user_attr(key, value)
+
+
+def _newest(assignment: Assignment, changes: Sequence[Change]) -> Assignment:
+    if not changes:
+        return assignment
+    last = changes[-1]
+    return Assignment(
+        number=assignment.number, params=last.params, overrides=last.overrides, config=last.config
+    )
 
 
 def _fingerprint(config: Mapping[str, Any]) -> str:

@@ -100,6 +100,11 @@ def test_a_network_learns_grows_and_loses_connections_while_it_trains():
         {"pruning": {"method": "set", "density": 0.4, "schedule": "cosine"}},
         {"pruning": {"method": "rigl", "density": 0.4, "update_interval": 2}},
         {"pruning": {"method": "gradual", "density": 0.3, "schedule": "cubic", "scope": "global"}},
+        {
+            "growth": {"method": "none"},
+            "pruning": {"method": "none"},
+            "training": {"num_epochs": 12, "batch_size": 64, "patience": 2, "min_improvement": 0.3},
+        },
     ],
 )
 @pytest.mark.parametrize(

@@ -250,3 +250,12 @@ def test_a_file_that_is_no_trial_is_refused_by_its_path(tmp_path, text, message)
     path = write(tmp_path / "best" / "mine.yaml", text)
     with pytest.raises(ConfigError, match=rf"(?s){re.escape(str(path))}.*{message}"):
         read_best("mine", [tmp_path])
+
+
+def test_a_scheduler_key_without_effect_is_refused_with_those_that_have_one():
+    with pytest.raises(ConfigError, match=r"scheduler.grace has no effect .* those that have: none"):
+        load(["scheduler=none", "scheduler.grace=0.3"])
+    message = r"scheduler.interval has no effect under scheduler=median.*scheduler.grace, scheduler.edit"
+    with pytest.raises(ConfigError, match=message):
+        load(["scheduler=median", "scheduler.interval=0.3"])
+    assert load(["scheduler=median", "scheduler.grace=0.3"]).scheduler.grace == 0.3

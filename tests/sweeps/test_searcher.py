@@ -19,13 +19,15 @@ def study():
     return Study.create("sqlite://", "s", RANDOM)
 
 
-def make(study, budget=3, capacity=9, space=None, reason="its workers died: killed", said=None):
+def make(
+    study, budget=3, capacity=9, space=None, reason="its workers died: killed", said=None, fidelity="epoch"
+):
     ended = []
     study.set_budget(Budget(num_trials=budget))
     searcher = StudySearcher(
         study,
         space or LearningRates(),
-        Goal(fidelity="epoch"),
+        Goal(fidelity=fidelity),
         job=lambda assignment: {"number": assignment.number},
         capacity=lambda: capacity,
         on_end=ended.append,
@@ -135,3 +137,21 @@ def test_a_sweep_ends_where_its_space_holds_no_more(study):
     assert said == [
         "no trials beyond 1: 16 suggestions in a row repeated configurations: the space seems exhausted"
     ]
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "step", "reason"),
+    [
+        ("epoch", 2, "behind other trials at epoch 2"),
+        ("metrics/cost/train_flops", 123_456_789, "behind other trials at cost/train_flops 1.23457e+08"),
+        ("metrics/cost/wall_seconds", 2346, "behind other trials at cost/wall_seconds 2.3456"),
+    ],
+)
+def test_a_stopped_trial_is_told_with_its_value_at_the_fidelity_it_reached(study, fidelity, step, reason):
+    searcher, _ = make(study, fidelity=fidelity)
+    searcher.suggest("a")
+    costs = {"metrics/cost/train_flops": 123_456_789.0, "metrics/cost/wall_seconds": 2.3456}
+    searcher.on_trial_complete("a", METRICS | costs | {"finished": False})
+    row = study.row(0)
+    assert (row.state, row.value, row.reason) == (TrialState.stopped, 0.5, reason)
+    assert study._frozen(0).intermediate_values == {step: 0.5}

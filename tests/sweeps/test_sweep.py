@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from learner import LearnerTrial, read_state
 from stand_in import SlowStandInTrial, StandInTrial, accuracy_of
 
 from sweeps import compose, events, stores, sweep
@@ -131,11 +132,15 @@ def test_a_failing_trial_is_recorded_with_its_reason_and_the_sweep_goes_on(root)
     assert run.data.tags["growsweep.reason"] == "the training loss became nan in epoch 2"
 
 
-@pytest.mark.parametrize("fidelity", ["epoch", "train_flops"])
+@pytest.mark.parametrize(
+    ("name", "fidelity"),
+    [("asha", "epoch"), ("asha", "train_flops"), ("hyperband", "train_flops"), ("median", "epoch")],
+)
 @pytest.mark.usefixtures("ray_here")
-def test_asha_stops_weak_trials_and_never_a_finished_one(root, fidelity):
-    words = ["scheduler.name=asha", f"scheduler.fidelity={fidelity}", "scheduler.grace=0.25"]
-    words += ["scheduler.reduction_factor=2", f"sweep.name=asha-{fidelity}", "sweep.num_trials=10"]
+def test_a_scheduler_stops_weak_trials_and_never_a_finished_one(root, name, fidelity):
+    words = [f"scheduler.name={name}", f"scheduler.fidelity={fidelity}", "scheduler.grace=0.25"]
+    words += ["scheduler.edit_grace=0.0", "scheduler.num_brackets=2"]
+    words += ["scheduler.reduction_factor=2", f"sweep.name={name}-{fidelity}", "sweep.num_trials=10"]
     result = launch(make_config(root, *words))
     rows = result.study.rows()
     stopped = [row for row in rows if row.state is TrialState.stopped]
@@ -148,6 +153,29 @@ def test_asha_stops_weak_trials_and_never_a_finished_one(root, fidelity):
     assert all(row.reason.startswith("behind other trials at ") for row in stopped)
     best = max(rows, key=lambda row: accuracy_of(row.params["optimizer.lr"]))
     assert best.state is TrialState.complete
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_population_larger_than_the_slots_trains_to_its_end_and_members_take_over(root):
+    words = ["scheduler.name=pbt", "scheduler.fidelity=epoch", "scheduler.interval=0.25"]
+    words += ["scheduler.edit_grace=0.0", "scheduler.quantile=0.25"]
+    config = make_config(root, *words, "sweep.name=population", "sweep.num_trials=4", low=1e-3)
+    result = launch(config, LearnerTrial)
+    rows = result.study.rows()
+    assert [row.state for row in rows] == [TrialState.complete] * 4
+    changed = [row for row in rows if row.changes]
+    assert changed
+    for row in changed:
+        rates = read_state(result.folder / str(row.number))["rates"]
+        last = row.changes[-1]
+        assert len(rates) == 4
+        assert rates[-1] == row.params["optimizer.lr"]
+        if not result.study.row(last.donor).changes:
+            donor = read_state(result.folder / str(last.donor))["rates"]
+            assert rates[: last.step // 10] == donor[: last.step // 10]
+    run = read_runs(root, "population")[f"population/{changed[0].number}"]
+    assert run.data.tags["growsweep.continued"].startswith("continued #")
+    assert len(read_runs(root, "population")) == 5
 
 
 @pytest.mark.usefixtures("ray_here")

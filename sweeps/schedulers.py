@@ -1,0 +1,112 @@
+"""What stops weak trials early: Ray's schedulers over fractions of a full trial; decisions only.
+
+A full trial is the whole training of the configuration that all trials share. Every report brings what its
+size is, so a scheduler works from the first one on, and the driver needs no torch to know it.
+
+[Li2020] A System for Massively Parallel Hyperparameter Tuning (ASHA), MLSys 2020, arXiv:1810.05934.
+[Golovin2017] Google Vizier: the median stopping rule, KDD 2017.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from sweeps.config import Direction, SchedulerName, SweepConfig
+from sweeps.fidelity import METRICS, ROUNDING, EditGrace, Scale, num_edits
+
+_FRACTION = "fraction"  # of a full trial; what the inner scheduler goes by
+
+
+def scheduler(config: SweepConfig) -> TrialScheduler:
+    """What stops weak trials. Population-based training stops none: see `sweeps.turns`."""
+    name = config.scheduler.name
+    if name in (SchedulerName.none, SchedulerName.pbt):
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+    inner = _median(config) if name is SchedulerName.median else _halving(config)
+    return EarlyStopping(config, inner)
+
+
+def _halving(config: SweepConfig) -> AsyncHyperBandScheduler:
+    """Rungs lie at the grace and at its multiples by powers of the reduction factor.
+
+    With several brackets a trial is put into one of them at random; the first rung of the bracket b is the
+    b-th of these rungs, and a bracket whose first rung lies beyond a full trial stops nothing.
+    """
+    told = config.scheduler
+    return AsyncHyperBandScheduler(
+        **_compared_by(config),
+        max_t=1.0,  # type: ignore[arg-type]  # any number
+        grace_period=told.grace,  # type: ignore[arg-type]
+        reduction_factor=told.reduction_factor,
+        brackets=told.num_brackets if told.name is SchedulerName.hyperband else 1,
+        # A trial that grew costs more than the base: past the last rung it runs to its own end.
+        stop_last_trials=False,
+    )
+
+
+def _median(config: SweepConfig) -> MedianStoppingRule:
+    """Stops a trial whose best value is below the median of what others averaged up to the same fraction."""
+    return MedianStoppingRule(
+        **_compared_by(config),
+        grace_period=config.scheduler.grace,
+        min_time_slice=float("inf"),  # type: ignore[arg-type]  # no trial is paused for another
+    )
+
+
+def _compared_by(config: SweepConfig) -> dict[str, Any]:
+    maximize = config.search.direction is Direction.maximize
+    metric = f"{METRICS}/{config.search.metric}"
+    return {"time_attr": _FRACTION, "metric": metric, "mode": "max" if maximize else "min"}
+
+
+class EarlyStopping(FIFOScheduler):
+    """Lets one of Ray's schedulers judge trials at fractions of a full trial, outside their edit windows.
+
+    In a window a report is neither compared nor counted: the value a trial has while it recovers would
+    lower the bar for others.
+    """
+
+    def __init__(self, config: SweepConfig, inner: TrialScheduler) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inner = inner
+        self._scale = Scale(config, config.scheduler.grace)
+        self._grace = EditGrace(config.scheduler.edit_grace)
+        self._metric = f"{METRICS}/{config.search.metric}"
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Hand the trial on."""
+        self._inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """The inner scheduler's decision; CONTINUE in a window."""
+        judged = self._judged(trial, result)
+        if judged is None:
+            return TrialScheduler.CONTINUE
+        return str(self._inner.on_trial_result(tune_controller, trial, judged))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Let the last result of a finished trial count; that of a stopped one did already."""
+        if not result.get("finished"):
+            return
+        judged = self._judged(trial, result)
+        if judged is not None:
+            self._inner.on_trial_complete(tune_controller, trial, judged)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial that never ran is gone."""
+        self._inner.on_trial_remove(tune_controller, trial)
+
+    def _judged(self, trial: Trial, result: dict[str, Any]) -> dict[str, Any] | None:
+        """The result with its fraction; None where it does not count."""
+        if self._metric not in result:  # a failure
+            return None
+        fraction = self._scale.fraction(trial.trial_id, result)
+        if self._grace.holds(trial.trial_id, fraction, num_edits(result)):
+            return None
+        return {**result, _FRACTION: fraction * ROUNDING}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # disposable, like all of Tune's state
