@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from sweeps.replicates import standard_errors
+
 
 class TrialState(StrEnum):
     """Where a trial stands.
@@ -90,12 +92,18 @@ class Change:
 class Outcome:
     """What is known of a trial when it ends."""
 
-    metrics: dict[str, float] = field(default_factory=dict)  # of its last report
+    metrics: dict[str, float] = field(default_factory=dict)  # of its last report; means over replicates
     step: int = 0
     epoch: float = 0.0
-    num_grown: int = 0  # edits that added neurons
-    num_pruned: int = 0  # edits that removed neurons, or pruned or restarted connections
-    checkpoint: str | None = None  # folder, relative to storage.root
+    num_grown: int = 0  # edits that added neurons, in all replicates together
+    num_pruned: int = 0  # edits that removed neurons, or pruned or restarted connections, likewise
+    checkpoint: str | None = None  # folder; of several replicates that of the first
+    replicates: list[dict[str, float]] = field(default_factory=list)  # metrics of each; empty where one
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Standard errors of the metrics, by key; empty where a configuration was trained once."""
+        return standard_errors(self.replicates)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `Outcome(**values)` reads them back."""
