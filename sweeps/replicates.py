@@ -37,15 +37,29 @@ def mean(metrics: Sequence[Metrics]) -> dict[str, float]:
     """The mean of each metric that all replicates have; one replicate's own metrics are their mean."""
     if len(metrics) == 1:
         return dict(metrics[0])
-    return {key: math.fsum(each[key] for each in metrics) / len(metrics) for key in _shared(metrics)}
+    return {key: _mean([each[key] for each in metrics]) for key in _shared(metrics)}
 
 
 def standard_errors(metrics: Sequence[Metrics]) -> dict[str, float]:
-    """The standard error of each mean, from the sample deviation; empty for fewer than two replicates."""
+    """The standard error of each mean, from the sample deviation; empty for fewer than two replicates.
+
+    NaN where a replicate's metric is not finite.
+    """
     if len(metrics) < 2:
         return {}
-    root = math.sqrt(len(metrics))
-    return {key: statistics.stdev([each[key] for each in metrics]) / root for key in _shared(metrics)}
+    return {key: _standard_error([each[key] for each in metrics]) for key in _shared(metrics)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    # fsum does not depend on the order of replicates, but raises for inf - inf where sum gives NaN.
+    total = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+    return total / len(values)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _shared(metrics: Sequence[Metrics]) -> list[str]:
