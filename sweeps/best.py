@@ -2,11 +2,14 @@
 
 A best file holds a whole trial and, under `recorded`, where it came from and what it reached there. Trials
 are ranked by their validation metric; test metrics are shown, never used.
+
+Of a configuration that was trained with several seeds, the file trains the first, and `recorded.metrics` are
+that training's, so that training it again compares like with like; the means over all seeds stand beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import yaml
 
 from growcore.config import TrialConfig
+from sweeps.leaderboard import columns, measured
 from sweeps.schema import ConfigError
 from sweeps.search import Change, Study, TrialRow, TrialState
 
@@ -55,6 +59,8 @@ def pick(study: Study, number: int | None = None) -> TrialRow:
 
 def document(study: Study, row: TrialRow) -> dict[str, Any]:
     """The contents of a best file."""
+    trainings = row.outcome.replicates
+    metrics = trainings[0] if trainings else row.outcome.metrics
     return {
         **row.config,
         "recorded": {
@@ -63,10 +69,30 @@ def document(study: Study, row: TrialRow) -> dict[str, Any]:
             "metric": study.metric,
             "value": row.value,
             "overrides": row.overrides,
-            "metrics": {key: row.outcome.metrics[key] for key in _COMPARED if key in row.outcome.metrics},
+            "metrics": {key: metrics[key] for key in _COMPARED if key in metrics},
+            **(_means(study.metric, row) if trainings else {}),
             **({"population": [_change(change) for change in row.changes]} if row.changes else {}),
         },
     }
+
+
+def _means(metric: str, row: TrialRow) -> dict[str, Any]:
+    means, errors = row.outcome.metrics, row.outcome.errors
+    keys = [key for key in dict.fromkeys((metric, *_COMPARED)) if key in means]
+    return {
+        "replicates": len(row.outcome.replicates),
+        "means": {key: means[key] for key in keys},
+        "standard_errors": {key: errors[key] for key in keys},
+    }
+
+
+def seeds(row: TrialRow) -> str | None:
+    """Which of its seeds a trial's best file trains; None where it was trained with one alone."""
+    if (num := len(row.outcome.replicates)) < 2:
+        return None
+    first = row.config["seed"]
+    last = first + num - 1
+    return f"The file trains seed {first}; the trial's values are means over seeds {first} to {last}."
 
 
 def _change(change: Change) -> dict[str, Any]:
@@ -92,8 +118,8 @@ def export(study: Study, row: TrialRow, path: Path) -> Path:
     """Write a trial's best file; it runs by `sweeps train best=PATH`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = f"# Trial {row.number} of the sweep {study.name}. Run it again: sweeps train best={path}\n"
-    if (why := caution(row)) is not None:
-        header += f"# {why}\n"
+    for line in (seeds(row), caution(row)):
+        header += "" if line is None else f"# {line}\n"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(header + yaml.safe_dump(document(study, row), sort_keys=False))
     return temporary.replace(path)
@@ -151,10 +177,20 @@ def compare(metrics: dict[str, float], recorded: dict[str, Any] | None) -> list[
     ]
 
 
+def means_line(recorded: Mapping[str, Any] | None) -> str | None:
+    """What the mean over its seeds was, where the file of a trial with several recorded one."""
+    if recorded is None or "means" not in recorded:
+        return None
+    means, errors = recorded["means"], recorded["standard_errors"]
+    keys = [key for key in dict.fromkeys((recorded["metric"], "test/accuracy")) if key in means]
+    told = ", ".join(f"{key} {measured(means[key], errors[key])}" for key in keys)
+    return (
+        f"recorded are those of the first seed; mean ± standard error over {recorded['replicates']}: {told}"
+    )
+
+
 def comparison_lines(compared: list[Compared]) -> list[str]:
     """`compare` as a table for people."""
-    from sweeps.leaderboard import columns
-
     rows = [["", "now", "recorded", "difference"]]
     for c in compared:
         difference = "-" if c.recorded is None else f"{c.now - c.recorded:+.6g}"

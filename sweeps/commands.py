@@ -19,6 +19,8 @@ from typing import Any
 from sweeps import best, events, leaderboard, lease
 from sweeps.budget import described, limits
 from sweeps.config import SweepConfig
+from sweeps.folders import read_config
+from sweeps.reached import reached
 from sweeps.schema import ConfigError
 from sweeps.search import StudyRow, TrialState, list_studies, study_url
 from sweeps.sweep import Result, open_study, read_plan
@@ -33,8 +35,9 @@ def closing(result: Result) -> list[str]:
     """The last lines of a sweep: what came out, and the commands that lead on."""
     name = result.study.name
     took = f"{leaderboard.duration(result.seconds)}, {result.num_slots} slots {result.busy:.0%} busy training"
-    lines = ["", f"{name}  {leaderboard.counts(result.study)}{_ended(result)}    {took}"]
-    lines += leaderboard.table(result.study, _MAX_ROWS, _width(), _reports(result.folder))
+    counts = leaderboard.counts(result.study, read_config(result.folder.parent, name).sweep.replicates)
+    lines = ["", f"{name}  {counts}{_ended(result)}    {took}"]
+    lines += leaderboard.table(result.study, _MAX_ROWS, _width(), _reached(result.folder))
     if result.best is not None:
         path = relative(result.best)
         lines.append(f"best: {path}     rerun: sweeps train best={path}")
@@ -121,12 +124,13 @@ def show(root: Path, name: str, as_json: bool) -> str:
             "commit": plan["commit"],
             "budget": study.budget.to_dict(),
             "spent": study.spent.to_dict(),
-            "trials": [asdict(e) for e in leaderboard.entries(study, _reports(root / name))],
+            "trials": [asdict(e) for e in leaderboard.entries(study, _reached(root / name))],
         }
         return _json(values)
+    num_replicates = SweepConfig.from_dict(plan["config"]).sweep.replicates
     lines = [
-        f"{name}  {leaderboard.counts(study)}",
-        *leaderboard.table(study, width=_width(), reports=_reports(root / name)),
+        f"{name}  {leaderboard.counts(study, num_replicates)}",
+        *leaderboard.table(study, width=_width(), reached=_reached(root / name)),
     ]
     lines.append(f"spent: {described(study.budget, study.spent)}")
     return "\n".join([*lines, f"launched {plan['created']} by: {plan['command']}"])
@@ -172,16 +176,17 @@ def export(root: Path, name: str, number: int | None, save: str | None, folder: 
     rerun = f"sweeps train best={save or path}"
     if save and folder != Path("conf"):
         rerun += f" --config-dir {folder}"
-    e = leaderboard.entry(row)
+    e = leaderboard.entry(row, list(study.goals.objectives))
     others = [r.number for r in study.front() if r.number != row.number]
     if len(study.goals.objectives) > 1 and number is None and others:
         rule = f"It has the best {study.metric} of the Pareto front; others of it: --trial "
         rerun += f"\n{rule}{', '.join(map(str, others))}"
     return "\n".join(
         [
-            f"trial {row.number} of {name}: {leaderboard.label(study.metric)} {row.value:.4f}, {e.chosen}",
+            f"trial {row.number} of {name}: {leaderboard.label(study.metric)} "
+            f"{leaderboard.measured(e.value, e.error)}, {e.chosen}",
             f"saved: {path}     rerun: {rerun}",
-            *([why] if (why := best.caution(row)) is not None else []),
+            *(line for line in (best.seeds(row), best.caution(row)) if line is not None),
         ]
     )
 
@@ -231,6 +236,8 @@ def train(config: SweepConfig) -> list[str]:
         on_report=tell,
     )
     lines = best.comparison_lines(compared)
+    if (means := best.means_line(config.recorded)) is not None:
+        lines.append(means)
     if config.recorded is not None:
         lines.insert(0, f"beside trial {config.recorded.get('trial')} of {config.recorded.get('sweep')}:")
     return [*lines, f"checkpoint: {folder / 'checkpoints'}"]
@@ -291,8 +298,8 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _reports(folder: Path) -> leaderboard.Reports:
-    return lambda number: events.reports(folder / str(number))
+def _reached(folder: Path) -> leaderboard.Reached:
+    return lambda number: reached(folder / str(number))
 
 
 def _width() -> int | None:

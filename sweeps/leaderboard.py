@@ -1,4 +1,8 @@
-"""Trials side by side: the table that ends a sweep and that `sweeps show` prints."""
+"""Trials side by side: the table that ends a sweep and that `sweeps show` prints.
+
+Where a configuration was trained with several seeds, its values are means over them, with their standard
+errors; its edits are those of a training, as a rounded mean; its train FLOPs are what all of them spent.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +12,61 @@ from typing import Any
 
 from sweeps.search import Outcome, Study, TrialRow, TrialState
 
-Reports = Callable[[int], list[dict[str, Any]]]
+Reached = Callable[[int], Outcome | None]  # of a trial by its number, while it runs
 
-_COLUMNS = ("model/parameters", "model/nonzero_parameters", "cost/train_flops")  # in every table
+_TEST = "test/accuracy"
+_FLOPS = "cost/train_flops"
+
+_COLUMNS = ("model/parameters", "model/nonzero_parameters", _FLOPS)  # in every table
 _LABELS = {"val/accuracy": "val acc", "val/loss": "val loss", "train/loss": "train loss"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One line of the leaderboard; None where a trial has no such value."""
+    """One line of the leaderboard; None where a trial has no such value.
+
+    Values are means over the replicates of a configuration, and errors their standard errors; there are none
+    where it was trained once.
+    """
 
     number: int
     state: str
     value: float | None  # the first objective
+    error: float | None
     values: tuple[float, ...]  # of every objective, where the trial is complete
+    errors: tuple[float, ...]
     violations: dict[str, float]  # broken constraint -> by how much, as a fraction of its limit
     test_accuracy: float | None
+    test_error: float | None
     num_parameters: int | None
     num_nonzero: int | None
-    train_flops: float | None
-    num_grown: int  # edits
+    train_flops: float | None  # of all replicates together
+    num_grown: int  # edits, in all replicates together
     num_pruned: int
     epoch: float
     chosen: str
     reason: str | None
     continued: str  # from which trials it went on and when: `continued #3 at 40%`; else empty
+    replicates: tuple[dict[str, float], ...]  # objectives and test accuracy of each, by seed; empty where one
 
     @property
     def edits(self) -> str:
-        """Edits that grew and edits that pruned: `6+ 4-`."""
-        return f"{self.num_grown}+ {self.num_pruned}-"
+        """Edits that grew and edits that pruned, of one training: `6+ 4-`."""
+        return edits_each(self.num_grown, self.num_pruned, len(self.replicates))
 
 
-def entries(study: Study, reports: Reports | None = None) -> list[Entry]:
+def entries(study: Study, reached: Reached | None = None) -> list[Entry]:
     """Complete trials as `Study.rank` orders them, then those stopped early, those that run or wait, those
     that were infeasible, those that failed.
 
     Args:
         study: whose trials.
-        reports: those of a trial by its number; trials that run then show their newest.
+        reached: what a trial has reached; those that run then show it.
     """
     by_state = {state: [r for r in study.rows() if r.state is state] for state in TrialState}
-    if reports is not None:
+    if reached is not None:
         running = by_state[TrialState.running]
-        by_state[TrialState.running] = [_reported(row, study.metric, reports(row.number)) for row in running]
+        by_state[TrialState.running] = [_so_far(row, study.metric, reached(row.number)) for row in running]
     ordered = study.rank() + [
         row
         for state in (
@@ -63,49 +78,48 @@ def entries(study: Study, reports: Reports | None = None) -> list[Entry]:
         )
         for row in by_state[state]
     ]
-    return [entry(row) for row in ordered]
+    return [entry(row, list(study.goals.objectives)) for row in ordered]
 
 
-def _reported(row: TrialRow, metric: str, reports: list[dict[str, Any]]) -> TrialRow:
-    """A running trial with what it reported; the study hears of it when it ends."""
-    if not reports:
+def _so_far(row: TrialRow, metric: str, outcome: Outcome | None) -> TrialRow:
+    if outcome is None:
         return row
-    last = reports[-1]
-    kinds = [edit["kind"] for report in reports for edit in report["edits"]]
-    outcome = Outcome(
-        metrics=last["metrics"],
-        step=last["step"],
-        epoch=last["epoch"],
-        num_grown=kinds.count("grow"),
-        num_pruned=kinds.count("prune") + kinds.count("remove"),
-    )
-    return replace(row, outcome=outcome, value=last["metrics"].get(metric))
+    return replace(row, outcome=outcome, value=outcome.metrics.get(metric))
 
 
-def entry(row: TrialRow) -> Entry:
-    """One trial's line."""
-    metrics = row.outcome.metrics
+def entry(row: TrialRow, objectives: Sequence[str]) -> Entry:
+    """One trial's line.
+
+    Args:
+        row: of the trial.
+        objectives: metrics that the sweep is for; the first ranks trials.
+    """
+    metrics, errors, trainings = row.outcome.metrics, row.outcome.errors, row.outcome.replicates
     return Entry(
         number=row.number,
         state=row.state.value,
         value=row.value,
+        error=errors.get(objectives[0]),
         values=row.values,
+        errors=tuple(errors[key] for key in objectives) if errors and row.values else (),
         violations=row.violations,
-        test_accuracy=metrics.get("test/accuracy"),
+        test_accuracy=metrics.get(_TEST),
+        test_error=errors.get(_TEST),
         num_parameters=_int(metrics.get("model/parameters")),
         num_nonzero=_int(metrics.get("model/nonzero_parameters")),
-        train_flops=metrics.get("cost/train_flops"),
+        train_flops=metrics[_FLOPS] * max(1, len(trainings)) if _FLOPS in metrics else None,
         num_grown=row.outcome.num_grown,
         num_pruned=row.outcome.num_pruned,
         epoch=row.outcome.epoch,
         chosen=chosen(row.params),
         reason=row.reason,
         continued=", ".join(change.told for change in row.changes),
+        replicates=tuple({key: r[key] for key in (*objectives, _TEST) if key in r} for r in trainings),
     )
 
 
 def table(
-    study: Study, limit: int | None = None, width: int | None = None, reports: Reports | None = None
+    study: Study, limit: int | None = None, width: int | None = None, reached: Reached | None = None
 ) -> list[str]:
     """The leaderboard as lines of text.
 
@@ -113,12 +127,12 @@ def table(
         study: whose trials.
         limit: at most so many trials; None: all.
         width: characters a line may have; None: any number.
-        reports: as in `entries`.
+        reached: as in `entries`.
     """
-    listed = entries(study, reports)
+    listed = entries(study, reached)
     shown = listed if limit is None else listed[:limit]
-    heads = ["#", label(study.metric), "test acc", "params", "non-zero", "train GFLOP", "edits"]
-    heads.append("what was chosen")
+    flops = "train GFLOP, all seeds" if any(e.replicates for e in listed) else "train GFLOP"
+    heads = ["#", label(study.metric), "test acc", "params", "non-zero", flops, "edits", "what was chosen"]
     rows = [heads, *(_cells(e) for e in shown)]
     if len(study.goals.objectives) > 1:
         rows = [row[:2] + more + row[2:] for row, more in zip(rows, _objectives(study, shown), strict=True)]
@@ -135,9 +149,15 @@ def _objectives(study: Study, shown: Sequence[Entry]) -> list[list[str]]:
     front = {row.number for row in study.front()}
     found = [[*(label(keys[index]) for index in more), "front"]]
     for e in shown:
-        values = [f"{e.values[index]:.6g}" if e.values else "-" for index in more]
+        values = [_objective(e, index) for index in more]
         found.append([*values, "*" if e.number in front else ""])
     return found
+
+
+def _objective(e: Entry, index: int) -> str:
+    if not e.values:
+        return "-"
+    return f"{e.values[index]:.6g}" + (f" ± {e.errors[index]:.2g}" if e.errors else "")
 
 
 def _cells(e: Entry) -> list[str]:
@@ -151,8 +171,8 @@ def _cells(e: Entry) -> list[str]:
     broken = f"breaks {', '.join(e.violations)}: " if e.violations else ""
     return [
         str(e.number),
-        _float(e.value),
-        _float(e.test_accuracy),
+        measured(e.value, e.error),
+        measured(e.test_accuracy, e.test_error),
         _count(e.num_parameters),
         _count(e.num_nonzero),
         "-" if e.train_flops is None else f"{e.train_flops / 1e9:.3g}",
@@ -174,8 +194,8 @@ def columns(rows: Sequence[Sequence[str]], left: set[int] = frozenset()) -> list
     ]
 
 
-def counts(study: Study) -> str:
-    """`64 trials: 41 complete, 22 stopped early, 1 failed`."""
+def counts(study: Study, num_replicates: int = 1) -> str:
+    """`64 trials: 41 complete, 22 stopped early, 1 failed`; also says with how many seeds, where several."""
     num = study.summary().num_trials
     states = (
         TrialState.complete,
@@ -191,12 +211,26 @@ def counts(study: Study) -> str:
         if num[state] or state is TrialState.complete
     ]
     total = sum(num.values())
-    return f"{total} trial{'s' if total != 1 else ''}: {', '.join(parts)}"
+    seeds = f" with {num_replicates} seeds each (mean ± standard error)" if num_replicates > 1 else ""
+    return f"{total} trial{'s' if total != 1 else ''}{seeds}: {', '.join(parts)}"
 
 
 def label(metric: str) -> str:
     """A metric's name in a table's head."""
     return _LABELS.get(metric, metric)
+
+
+def measured(value: float | None, error: float | None = None) -> str:
+    """A value, and its standard error where it is a mean: `0.9137 ± 0.0021`."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def edits_each(num_grown: int, num_pruned: int, num_replicates: int) -> str:
+    """Edits that grew and edits that pruned in all replicates together, as told of one training: `6+ 4-`."""
+    num = max(1, num_replicates)
+    return f"{round(num_grown / num)}+ {round(num_pruned / num)}-"
 
 
 def chosen(params: Mapping[str, Any]) -> str:
@@ -221,10 +255,6 @@ def duration(seconds: float) -> str:
 
 def _cut(line: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def _float(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _count(value: int | None) -> str:

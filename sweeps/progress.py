@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.text import Text
 
 from sweeps.budget import Budget, Spent, described
-from sweeps.leaderboard import chosen, columns, duration, entry, label
+from sweeps.leaderboard import chosen, columns, duration, edits_each, entry, label, measured
+from sweeps.replicates import standard_errors
 from sweeps.search import TrialRow, TrialState
 
 
@@ -230,22 +231,24 @@ def _live_cells(number: int, trial: Mapping[str, Any], metric: str) -> list[str]
         f"{int(metrics[k]):,}" for k in ("model/parameters", "model/nonzero_parameters") if k in metrics
     ]
     counts += ["-"] * (2 - len(counts))
-    edits = f"{result['num_grown']}+ {result['num_pruned']}-"
-    value = f"{metrics[metric]:.4f}" if metric in metrics else "-"
+    trainings = result.get("replicates", [])
+    value = measured(metrics.get(metric), standard_errors(trainings).get(metric))
+    edits = edits_each(result["num_grown"], result["num_pruned"], len(trainings))
     return [str(number), seconds, f"{result['epoch']:g}", value, *counts, edits, trial["chosen"]]
 
 
 def describe(row: TrialRow, metric: str) -> str:
     """How a trial ended, in one line."""
-    e = entry(row)
+    e = entry(row, [metric])
     if row.state is TrialState.failed:
         return f"failed: {row.reason}"
     if row.state is TrialState.infeasible:
         return str(row.reason)  # says so itself
-    value = "-" if row.value is None else f"{row.value:.4f}"
     what = "complete" if row.state is TrialState.complete else f"stopped early at epoch {row.outcome.epoch:g}"
     cost = "" if e.num_parameters is None else f", {e.num_parameters:,} params"
     sparse = "" if e.num_nonzero is None else f" ({e.num_nonzero:,} non-zero)"
     # A resumed trial counts what it trained, not the time in between.
-    seconds = row.outcome.metrics.get("cost/wall_seconds", row.seconds)
+    trained = row.outcome.metrics.get("cost/wall_seconds")
+    seconds = row.seconds if trained is None else trained * max(1, len(e.replicates))
+    value = measured(e.value, e.error)
     return f"{what}: {label(metric)} {value}{cost}{sparse}, {e.edits}, {seconds:.1f} s"

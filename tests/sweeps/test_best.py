@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 from stand_in import RANDOM, LearningRates, trial_config
 
 from sweeps import best, compose
+from sweeps.cli import main
 from sweeps.config import ConfigError
-from sweeps.search import Outcome, Study, study_url
+from sweeps.search import Goals, Outcome, Study, study_url
 
 
 @pytest.fixture
@@ -59,6 +61,74 @@ def test_a_comparison_shows_new_recorded_and_difference():
     lines = best.comparison_lines(compared)
     assert lines[1].split() == ["val/accuracy", "0.8", "0.75", "+0.05"]
     assert lines[2].split() == ["test/accuracy", "0.7", "-", "-"]
+
+
+# Several seeds a configuration
+
+TRAININGS = [{"val/accuracy": v, "test/accuracy": v - 0.25, "model/width/a": 4.0} for v in (0.7, 0.9, 0.8)]
+
+
+@pytest.fixture
+def replicated(tmp_path):
+    study = Study.create(study_url(tmp_path), "r", RANDOM)
+    study.ask(LearningRates())
+    metrics = {"val/accuracy": 0.8, "test/accuracy": 0.55, "model/width/a": 4.0}
+    study.complete(0, 0.8, Outcome(metrics=metrics, replicates=TRAININGS))
+    return study
+
+
+def test_a_best_file_trains_the_first_seed_and_records_that_training_beside_the_means(replicated, tmp_path):
+    row = best.pick(replicated)
+    path = best.export(replicated, row, tmp_path / "best.yaml")
+    read = compose.read_best(str(path))
+    assert read.trial["seed"] == row.config["seed"] == 0
+    recorded = read.recorded
+    assert recorded["metrics"] == {"val/accuracy": 0.7, "test/accuracy": pytest.approx(0.45)}
+    assert recorded["replicates"] == 3
+    assert recorded["value"] == recorded["means"]["val/accuracy"] == 0.8
+    assert recorded["means"]["test/accuracy"] == 0.55
+    assert recorded["standard_errors"] == {
+        "val/accuracy": pytest.approx(0.1 / 3**0.5),
+        "test/accuracy": pytest.approx(0.1 / 3**0.5),
+    }
+    assert "# The file trains seed 0; the trial's values are means over seeds 0 to 2." in path.read_text()
+
+
+def test_exporting_says_which_seed_the_file_trains(replicated, tmp_path):
+    done = CliRunner().invoke(main, ["best", "r", "--root", str(tmp_path)])
+    assert done.exit_code == 0
+    first, _, last = done.output.splitlines()
+    assert first.startswith("trial 0 of r: val acc 0.8000 ± 0.0577, lr ")
+    assert last == "The file trains seed 0; the trial's values are means over seeds 0 to 2."
+
+
+def test_a_metric_that_ranked_has_its_mean_in_the_file_though_it_is_not_compared():
+    goals = Goals(objectives={"val/f1": "maximize"})
+    study = Study.create("sqlite://", "s", RANDOM, goals=goals)
+    trainings = [{"val/f1": 0.5}, {"val/f1": 0.75}]
+    study.complete(
+        study.ask(LearningRates()).number, 0.625, Outcome(metrics={"val/f1": 0.625}, replicates=trainings)
+    )
+    recorded = best.document(study, best.pick(study))["recorded"]
+    assert (recorded["metrics"], recorded["means"]) == ({}, {"val/f1": 0.625})
+    assert best.means_line(recorded).endswith("over 2: val/f1 0.6250 ± 0.1250")
+
+
+def test_what_retraining_is_compared_with_is_one_seed_and_the_mean_over_all_is_said(replicated):
+    recorded = best.document(replicated, best.pick(replicated))["recorded"]
+    compared = best.compare(TRAININGS[0], recorded)
+    assert all(c.now == c.recorded for c in compared)
+    assert best.means_line(recorded) == (
+        "recorded are those of the first seed; mean ± standard error over 3: "
+        "val/accuracy 0.8000 ± 0.0577, test/accuracy 0.5500 ± 0.0577"
+    )
+
+
+def test_a_trial_trained_once_has_no_means_beside_its_metrics(study):
+    row = best.pick(study)
+    recorded = best.document(study, row)["recorded"]
+    assert not {"replicates", "means", "standard_errors"} & recorded.keys()
+    assert (best.seeds(row), best.means_line(recorded), best.means_line(None)) == (None, None, None)
 
 
 @pytest.mark.slow

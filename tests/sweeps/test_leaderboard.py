@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import json
+
 import pytest
+import yaml
+from click.testing import CliRunner
+from replicate_folders import FLOPS, Replicated
 from stand_in import RANDOM, LearningRates
 
-from sweeps import leaderboard
+from sweeps import commands, compose, events, leaderboard
+from sweeps.cli import main
 from sweeps.search import Constraint, Goals, Outcome, Study, study_url
+from sweeps.sweep import Result
 
 
 @pytest.fixture
@@ -64,11 +72,8 @@ def test_choices_are_named_by_their_value_and_numbers_by_their_key():
 
 
 def test_a_running_trial_shows_its_newest_report(study):
-    edit, reported = {"kind": "grow"}, []
-    for epoch, accuracy in ((1, 0.3), (2, 0.6)):
-        report = {"step": epoch, "epoch": epoch, "metrics": {"val/accuracy": accuracy}, "edits": [edit]}
-        reported.append(report)
-    (running,) = [e for e in leaderboard.entries(study, lambda number: reported) if e.state == "running"]
+    newest = Outcome(metrics={"val/accuracy": 0.6}, epoch=2, num_grown=2)
+    (running,) = [e for e in leaderboard.entries(study, lambda number: newest) if e.state == "running"]
     assert (running.number, running.value, running.epoch, running.edits) == (4, 0.6, 2, "2+ 0-")
 
 
@@ -93,3 +98,110 @@ def test_several_objectives_show_their_values_and_the_pareto_front():
         ["3", "0.9000", "0.1", "-"],
     ]
     assert "breaks model/parameters <= 60: lr" in lines[3]
+
+
+# Several seeds a configuration
+
+CURVES = ([0.5, 0.7], [0.5, 0.9], [0.5, 0.8])  # of the mean 0.8: deviations -0.1, 0.1, 0; error 0.1 / sqrt(3)
+
+
+@functools.cache
+def config(*words: str):
+    return compose.load(["space=demo", "model=mlp", *words])
+
+
+@pytest.fixture
+def replicated(tmp_path):
+    """A sweep in which trial 0 is complete and trial 1 runs, each with three seeds."""
+    (tmp_path / "s").mkdir()
+    plan = {"format": events.FORMAT, "name": "s", "command": "sweeps launch", "created": "today"}
+    plan |= {"commit": None, "config": config("sweep.replicates=3").to_dict()}
+    (tmp_path / "s" / "plan.yaml").write_text(yaml.safe_dump(plan))
+    study = Study.create(study_url(tmp_path), "s", RANDOM, budget=2)
+    for number in range(2):
+        study.ask(LearningRates())
+        trial = Replicated(tmp_path / "s" / str(number), CURVES)
+        if number == 0:
+            outcome = trial.write()
+            study.complete(0, outcome.metrics["val/accuracy"], outcome)
+        else:
+            trial.given()
+            trial.report(last=1)
+    return tmp_path
+
+
+def show(root, *words: str) -> str:
+    done = CliRunner().invoke(main, ["show", "s", "--root", str(root), *words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_mean_is_shown_with_its_standard_error_and_edits_as_those_of_one_training(replicated):
+    counts, head, complete, running, *_ = show(replicated).splitlines()
+    assert counts == "s  2 trials with 3 seeds each (mean ± standard error): 1 complete, 1 running"
+    assert "train GFLOP, all seeds" in head
+    # 2 + 2 + 2 growths and 0 + 1 + 2 prunings; (1 + 2 + 3) x 2 epochs of FLOPs.
+    assert complete.split()[:9] == ["0", "0.8000", "±", "0.0577", "0.5500", "±", "0.0577", "1,100", "500"]
+    assert complete.split()[9:12] == ["0.012", "2+", "1-"]
+    assert running.split()[:4] == ["1", "0.5000", "±", "0.0000"]
+    assert running.split()[9:12] == ["0.006", "1+", "0-"]
+
+
+def test_the_last_lines_of_a_sweep_say_with_how_many_seeds(replicated):
+    result = Result(
+        study=Study.load(study_url(replicated), "s", RANDOM),
+        folder=replicated / "s",
+        best=None,
+        interrupted=False,
+        ended_by=None,
+        failure=None,
+        seconds=60.0,
+        num_slots=2,
+        busy=0.5,
+        complaint=None,
+    )
+    told = "\n".join(commands.closing(result))
+    assert (
+        "s  2 trials with 3 seeds each (mean ± standard error): 1 complete, 1 running    60 s, 2 slots"
+        in told
+    )
+    assert "0.8000 ± 0.0577" in told
+
+
+def test_json_has_means_errors_and_the_values_of_each_seed(replicated):
+    complete, running = json.loads(show(replicated, "--json"))["trials"]
+    assert complete["value"] == pytest.approx(0.8)
+    assert complete["error"] == pytest.approx(0.1 / 3**0.5)
+    assert complete["errors"] == [complete["error"]]
+    assert complete["test_error"] == pytest.approx(complete["error"])
+    assert complete["train_flops"] == 12 * FLOPS
+    assert (complete["num_grown"], complete["num_pruned"]) == (6, 3)
+    assert [each["val/accuracy"] for each in complete["replicates"]] == [0.7, 0.9, 0.8]
+    assert [each["test/accuracy"] for each in complete["replicates"]] == pytest.approx([0.45, 0.65, 0.55])
+    assert [each["val/accuracy"] for each in running["replicates"]] == [0.5] * 3
+
+
+def test_a_trial_trained_once_shows_no_error(study):
+    e = next(e for e in leaderboard.entries(study) if e.number == 0)
+    assert (e.error, e.errors, e.test_error, e.replicates) == (None, (), None, ())
+    assert not any("±" in line or "seeds" in line for line in leaderboard.table(study))
+
+
+def test_further_objectives_have_errors_too():
+    goals = Goals(objectives={"val/accuracy": "maximize", "val/loss": "minimize"})
+    study = Study.create("sqlite://", "s", RANDOM, goals=goals)
+    trainings = [{"val/accuracy": a, "val/loss": b} for a, b in [(0.8, 0.25), (0.9, 0.75)]]
+    outcome = Outcome(metrics={"val/accuracy": 0.85, "val/loss": 0.5}, replicates=trainings)
+    study.complete(study.ask(LearningRates()).number, 0.85, outcome)
+    (e,) = leaderboard.entries(study)
+    assert e.errors == (e.error, pytest.approx(0.25))
+    assert "0.8500 ± 0.0500  0.5 ± 0.25" in leaderboard.table(study)[1]
+    assert e.replicates == tuple(trainings)
+
+
+@pytest.mark.parametrize(
+    ("grown", "pruned", "num", "told"),
+    [(6, 4, 0, "6+ 4-"), (6, 4, 1, "6+ 4-"), (18, 11, 3, "6+ 4-"), (1, 2, 3, "0+ 1-")],
+)
+def test_edits_of_several_trainings_are_told_as_their_rounded_mean(grown, pruned, num, told):
+    assert leaderboard.edits_each(grown, pruned, num) == told

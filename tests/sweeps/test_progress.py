@@ -72,3 +72,32 @@ def test_the_best_so_far_follows_the_direction(rows):
 
 def test_a_failure_is_described_by_its_reason(rows):
     assert describe(rows[2], "val/accuracy") == "failed: the loss became nan"
+
+
+# Several seeds a configuration
+
+TRAININGS = [{"val/accuracy": value, "cost/wall_seconds": 2.0} for value in (0.7, 0.9, 0.8)]
+TOLD = "0.8000 ± 0.0577"
+
+
+def test_a_trial_with_several_seeds_ends_with_its_mean_its_error_and_all_its_seconds(tmp_path):
+    study = Study.create(study_url(tmp_path), "s", RANDOM)
+    study.ask(LearningRates())
+    metrics = {"val/accuracy": 0.8, "cost/wall_seconds": 2.0}
+    study.complete(0, 0.8, Outcome(metrics=metrics, num_grown=7, num_pruned=5, replicates=TRAININGS))
+    (row,) = study.rows()
+    assert describe(row, "val/accuracy") == f"complete: val acc {TOLD}, 2+ 2-, 6.0 s"
+
+
+def test_a_running_trial_with_several_seeds_shows_its_mean_and_its_error(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    shown = progress(Budget(num_trials=3), 0, "val/accuracy", True, stream)
+    shown.started(0, {"optimizer.lr": 0.1}, False)
+    report = {"epoch": 1.0, "metrics": {"val/accuracy": 0.8}, "num_grown": 6, "num_pruned": 3}
+    shown.reported(0, {**report, "replicates": TRAININGS})
+    shown._live.refresh()
+    shown.close()
+    assert TOLD in stream.getvalue()
+    assert "2+ 1-" in stream.getvalue()
