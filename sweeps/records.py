@@ -1,9 +1,10 @@
 """What people see in MLflow: a projection of the run folder; `sweeps.stores` reaches it.
 
-One parent run a sweep, one child run a trial. A run is looked up by its tag `growsweep.id` (SWEEP, or
-SWEEP/NUMBER) before it is created, and a report that was sent once is not sent again, so projecting a folder
-twice changes nothing. A thread of the driver sends what is new every second or so: while MLflow does not
-answer records are late, training never waits, and nothing is lost.
+One parent run a sweep, one child run a trial; of a trial with several seeds, whose own run holds the means,
+one child run a replicate. A run is looked up by its tag `growsweep.id` (SWEEP, SWEEP/NUMBER or
+SWEEP/NUMBER/REPLICATE) before it is created, and a report that was sent once is not sent again, so projecting
+a folder twice changes nothing. A thread of the driver sends what is new every second or so: while MLflow does
+not answer records are late, training never waits, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sweeps import events, stores
+from sweeps import events, replicates, stores
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -32,8 +33,8 @@ _MAX_BATCH = 1000  # metrics MLflow takes at once
 
 
 @dataclass(slots=True)
-class _Child:
-    """How far one trial's run has come."""
+class _Run:
+    """How far the run of one trial or replicate has come."""
 
     run_id: str
     last_step: int
@@ -58,8 +59,8 @@ class Projector:
         self._sweep = folder.name
         self._client: MlflowClient | None = None
         self._parent: str | None = None
-        self._children: dict[int, _Child] = {}
-        self._done: set[int] = set()
+        self._runs: dict[Path, _Run] = {}  # by folder, of trials and of replicates
+        self._done: set[Path] = set()  # folders of trials
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="records", daemon=True)
         self.complaint: str | None = None
@@ -98,8 +99,8 @@ class Projector:
         """Send everything that is new, once."""
         parent = self._open_parent()
         for folder in sorted(self._folder.iterdir()):
-            if folder.name.isdigit() and int(folder.name) not in self._done:
-                self._project_trial(int(folder.name), folder, parent)
+            if folder.name.isdigit() and folder not in self._done:
+                self._project_trial(folder, parent)
         self._close_parent(parent)
 
     def _open_parent(self) -> str:
@@ -125,64 +126,102 @@ class Projector:
             client.log_artifact(parent, str(best))
         client.update_run(parent, status=_ENDED[summary["status"]])
 
-    def _project_trial(self, number: int, folder: Path, parent: str) -> None:
-        given = events.read_json(folder / events.GIVEN)
-        if given is None:
-            return
-        child = self._children.get(number) or self._open_child(number, given, parent)
-        for segment in events.segments(folder):
-            if segment.name not in child.seen:
-                self._ship(child, segment)
+    def _project_trial(self, folder: Path, parent: str) -> None:
+        # Read first: what was reported until then is sent below.
         outcome = events.read_json(folder / events.OUTCOME)
-        if outcome is not None:
-            self._close_child(child, folder, given, outcome)
-            self._done.add(number)
+        trial = self._follow(folder, parent)
+        if trial is None:
+            return
+        found = [each for each in replicates.found(folder) if self._follow(each, trial.run_id) is not None]
+        if outcome is None:
+            return
+        for training in found or [folder]:
+            self._log_training(training, outcome)
+        for replicate in found:
+            self._close(replicate, [replicate], outcome)
+        self._close(folder, found or [folder], outcome)
+        self._done.add(folder)
 
-    def _open_child(self, number: int, given: Mapping[str, Any], parent: str) -> _Child:
-        identity = f"{self._sweep}/{number}"
+    def _follow(self, folder: Path, parent: str) -> _Run | None:
+        """The run of a trial or replicate, with all it reported; None before it is known what it is."""
+        run = self._runs.get(folder)
+        if run is None:
+            given = events.read_json(folder / events.GIVEN)
+            if given is None:
+                return None
+            run = self._runs[folder] = self._open(folder, given, parent)
+        for segment in events.segments(folder):
+            if segment.name not in run.seen:
+                self._ship(run, segment)
+        return run
+
+    def _open(self, folder: Path, given: Mapping[str, Any], parent: str) -> _Run:
+        identity = folder.relative_to(self._folder.parent).as_posix()
+        number, *replicate = folder.relative_to(self._folder).parts
         tags = {
-            "growsweep.kind": "trial",
+            "growsweep.kind": "replicate" if replicate else "trial",
             "growsweep.sweep": self._sweep,
-            "growsweep.trial": str(number),
+            "growsweep.trial": number,
+            **({"growsweep.replicate": replicate[0]} if replicate else {}),
             "growsweep.status": "running",
             "mlflow.parentRunId": parent,
         } | _tags({**self._plan, "command": given["command"]})
-        run_id, is_new = self._find_or_create(identity, f"{number} {_short(given['params'])}"[:200], tags)
-        self._children[number] = _Child(run_id=run_id, last_step=-1 if is_new else self._last_step(run_id))
+        what = (
+            f"/{replicate[0]} seed {given['config']['seed']}" if replicate else f" {_short(given['params'])}"
+        )
+        run_id, is_new = self._find_or_create(identity, f"{number}{what}"[:200], tags)
         # Once more where the run exists: a driver may have died between creating and describing it.
         self._log_params(run_id, _flat(given["config"]))
         self._live().log_text(run_id, yaml.safe_dump(given["config"], sort_keys=False), "config.yaml")
-        return self._children[number]
+        return _Run(run_id=run_id, last_step=-1 if is_new else self._last_step(run_id))
 
-    def _ship(self, child: _Child, segment: Path) -> None:
+    def _ship(self, run: _Run, segment: Path) -> None:
         for event in events.read_segment(segment):
-            if event["kind"] == "report" and event["step"] > child.last_step:
-                metrics = {**event["metrics"], "epoch": event["epoch"]}
-                self._log_metrics(child.run_id, metrics, event["step"], event["time"])
-                child.last_step = event["step"]
-        child.seen.add(segment.name)
+            if event["kind"] == "report" and event["step"] > run.last_step:
+                metrics = {**event["metrics"], **self._errors(event), "epoch": event["epoch"]}
+                self._log_metrics(run.run_id, metrics, event["step"], event["time"])
+                run.last_step = event["step"]
+        run.seen.add(segment.name)
 
-    def _close_child(
-        self, child: _Child, folder: Path, given: Mapping[str, Any], outcome: Mapping[str, Any]
-    ) -> None:
-        client = self._live()
+    def _errors(self, report: Mapping[str, Any]) -> dict[str, float]:
+        """Standard errors of the means people judge by, each under a name that sorts beside its mean."""
+        if not report.get("errors"):
+            return {}
+        search = self._plan["config"]["search"]
+        judged = {search["metric"], *search["further_objectives"]}
+        return {
+            f"{key} standard error": error
+            for key, error in report["errors"].items()
+            if key in judged or key.startswith(("val/", "test/"))
+        }
+
+    def _log_training(self, folder: Path, outcome: Mapping[str, Any]) -> None:
+        """What is kept of a training once it is over."""
+        client, run_id = self._live(), self._runs[folder].run_id
         edits = events.edits(folder)
-        client.log_dict(child.run_id, {"edits": edits}, "edits.json")
-        client.log_text(child.run_id, readable(edits), "edits.txt")
-        if outcome["state"] == "complete" and outcome["checkpoint"]:
-            self._log_checkpoint(child.run_id, Path(outcome["checkpoint"]))
-        findings = events.findings(folder)
-        if findings:
-            client.log_text(child.run_id, readable_findings(findings), "preflight.txt")
-        verdict = preflight_verdict(given["config"], outcome["state"], findings)
-        if verdict is not None:
-            client.set_tag(child.run_id, "preflight", verdict)
-        if outcome["reason"]:
-            client.set_tag(child.run_id, "growsweep.reason", outcome["reason"])
-        if outcome.get("continued"):
-            client.set_tag(child.run_id, "growsweep.continued", outcome["continued"])
-        client.set_tag(child.run_id, "growsweep.status", outcome["state"])
-        client.update_run(child.run_id, status=_STATUS[outcome["state"]])
+        client.log_dict(run_id, {"edits": edits}, "edits.json")
+        client.log_text(run_id, readable(edits), "edits.txt")
+        if (path := _checkpoint(folder, outcome)) is not None:
+            self._log_checkpoint(run_id, path)
+        if findings := events.findings(folder):
+            client.log_text(run_id, readable_findings(findings), "preflight.txt")
+
+    def _close(self, folder: Path, trainings: list[Path], outcome: Mapping[str, Any]) -> None:
+        """End the run of a trial, or of a replicate, as the trial ended."""
+        client, run_id = self._live(), self._runs[folder].run_id
+        given = events.read_json(folder / events.GIVEN)
+        assert given is not None, "a run that was opened was given something"
+        verdict = preflight_verdict(given["config"], outcome["state"], _findings(trainings))
+        tags = {
+            "preflight": verdict,
+            "growsweep.reason": outcome["reason"],
+            "growsweep.continued": outcome.get("continued"),
+            "growsweep.status": outcome["state"],
+        }
+        for key, value in tags.items():
+            if value:
+                client.set_tag(run_id, key, value)
+        client.update_run(run_id, status=_STATUS[outcome["state"]])
 
     def _log_checkpoint(self, run_id: str, path: Path) -> None:
         client = self._live()
@@ -259,12 +298,28 @@ def preflight_verdict(
     config: Mapping[str, Any], state: str, findings: list[dict[str, Any]] | None
 ) -> str | None:
     """The tag `preflight`: ok, warn or fail; None where nothing was measured."""
-    if state == "infeasible":
-        return "fail"
-    if config.get("preflight") == "off" or findings is None:
+    if findings is None:
+        return "fail" if state == "infeasible" else None
+    if config.get("preflight") == "off":
         return None
     severities = {finding["severity"] for finding in findings}
     return next((severity for severity in ("fail", "warn") if severity in severities), "ok")
+
+
+def _findings(trainings: list[Path]) -> list[dict[str, Any]] | None:
+    """What preflights found in all of these; None where one of them measured nothing."""
+    told = [events.findings(each) for each in trainings]
+    return None if None in told else [finding for each in told for finding in each or ()]
+
+
+def _checkpoint(folder: Path, outcome: Mapping[str, Any]) -> Path | None:
+    """The last checkpoint of a training that is complete; the outcome names that of the first replicate."""
+    if outcome["state"] != "complete" or not outcome["checkpoint"]:
+        return None
+    named = Path(outcome["checkpoint"])
+    if named.is_relative_to(folder):
+        return named
+    return max((folder / "checkpoints").glob("step-*"), default=None)
 
 
 def _tags(plan: Mapping[str, Any]) -> dict[str, str]:

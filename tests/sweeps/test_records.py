@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from replicate_folders import Replicated
 from stand_in import trial_config
 
 from sweeps import events, records, stores
@@ -141,6 +142,173 @@ def test_leaving_the_block_sends_what_is_left_and_closes_the_sweep(tracking, fol
     (parent,), (child,) = runs(tracking, folder, "sweep"), runs(tracking, folder, "trial")
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
     assert parent.data.metrics["best/x"] == 1.0
+
+
+# Several seeds a configuration
+
+CURVES = ([0.25, 0.5], [0.75, 0.5], [0.5, 0.875])
+SEARCH = {"metric": "val/accuracy", "further_objectives": {"model/parameters": "minimize"}}
+PLAN_WITH_GOALS = {**PLAN, "config": {**PLAN["config"], "search": SEARCH}}
+
+
+@pytest.fixture
+def replicated(folder) -> Replicated:
+    return Replicated(folder / "4", CURVES)
+
+
+def project(tracking: Tracking, folder: Path) -> None:
+    """As a driver that starts anew does."""
+    Projector(tracking, folder, PLAN_WITH_GOALS).project()
+
+
+def artifacts(tracking: Tracking, run_id: str) -> set[str]:
+    return {a.path for a in MlflowClient(tracking.uri).list_artifacts(run_id)}
+
+
+def text(tracking: Tracking, run_id: str, path: str) -> str:
+    return Path(MlflowClient(tracking.uri).download_artifacts(run_id, path)).read_text()
+
+
+def replicate_runs(tracking: Tracking, folder: Path) -> list:
+    found = runs(tracking, folder, "replicate")
+    return sorted(found, key=lambda run: run.data.tags["growsweep.replicate"])
+
+
+def test_a_trial_with_several_seeds_is_a_run_of_means_with_a_child_for_each_seed(
+    tracking, folder, replicated
+):
+    replicated.write()
+    project(tracking, folder)
+    (trial,), children = runs(tracking, folder, "trial"), replicate_runs(tracking, folder)
+    assert trial.data.metrics["val/accuracy"] == 0.625
+    assert [run.data.metrics["val/accuracy"] for run in children] == [0.5, 0.5, 0.875]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {trial.info.run_id}
+    assert [run.data.tags["growsweep.id"] for run in children] == [f"{folder.name}/4/{k}" for k in range(3)]
+    assert [run.data.params["seed"] for run in children] == ["0", "1", "2"]
+    assert [run.info.run_name for run in children] == ["4/0 seed 0", "4/1 seed 1", "4/2 seed 2"]
+    assert children[1].data.tags["growsweep.command"].endswith("seed=1")
+    assert {run.info.status for run in (trial, *children)} == {"FINISHED"}
+    assert [steps(tracking, run.info.run_id) for run in (trial, *children)] == [[10, 20]] * 4
+
+
+def test_means_have_standard_errors_beside_what_people_judge_by_and_nothing_else(
+    tracking, folder, replicated
+):
+    outcome = replicated.write()
+    project(tracking, folder)
+    (trial,), children = runs(tracking, folder, "trial"), replicate_runs(tracking, folder)
+    told = {key: value for key, value in trial.data.metrics.items() if key.endswith(" standard error")}
+    judged = ("val/accuracy", "val/loss", "test/accuracy", "model/parameters")
+    assert told == pytest.approx({f"{key} standard error": outcome.errors[key] for key in judged})
+    assert not any("standard error" in key for run in children for key in run.data.metrics)
+
+
+def test_each_seed_keeps_its_own_edits_findings_and_checkpoint_and_the_trial_none(
+    tracking, folder, replicated
+):
+    replicated.write()
+    project(tracking, folder)
+    (trial,), children = runs(tracking, folder, "trial"), replicate_runs(tracking, folder)
+    assert artifacts(tracking, trial.info.run_id) == {"config.yaml"}
+    every = {"config.yaml", "edits.json", "edits.txt", "checkpoint"}
+    kept = [artifacts(tracking, run.info.run_id) for run in children]
+    assert kept == [every, every | {"preflight.txt"}, every]
+    for index, run in enumerate(children):
+        assert text(tracking, run.info.run_id, "edits.txt").count("prune") == index
+        assert text(tracking, run.info.run_id, "checkpoint/state.pt") == f"weights of {index}"
+    assert [run.data.tags["preflight"] for run in children] == ["ok", "warn", "ok"]
+    assert trial.data.tags["preflight"] == "warn"
+
+
+def test_projecting_replicates_again_by_a_new_driver_sends_nothing_twice(tracking, folder, replicated):
+    replicated.given()
+    replicated.report(last=1)
+    project(tracking, folder)
+    project(tracking, folder)
+    open_runs = (*runs(tracking, folder, "trial"), *replicate_runs(tracking, folder))
+    assert {run.info.status for run in open_runs} == {"RUNNING"}
+    replicated.report()  # by a new worker, that begins anew
+    replicated.end()
+    project(tracking, folder)
+    project(tracking, folder)
+    (trial,), children = runs(tracking, folder, "trial"), replicate_runs(tracking, folder)
+    assert [run.info.run_id for run in (trial, *children)] == [run.info.run_id for run in open_runs]
+    assert [steps(tracking, run.info.run_id) for run in (trial, *children)] == [[10, 20]] * 4
+    key = "val/accuracy standard error"
+    errors = MlflowClient(tracking.uri).get_metric_history(trial.info.run_id, key)
+    assert [point.step for point in errors] == [10, 20]
+
+
+def test_a_driver_that_goes_on_sends_replicates_what_is_new(tracking, folder, replicated):
+    projector = Projector(tracking, folder, PLAN_WITH_GOALS)
+    replicated.folder.mkdir()
+    (replicated.folder / "0").mkdir()
+    projector.project()
+    assert runs(tracking, folder, "trial") == replicate_runs(tracking, folder) == []
+    replicated.given()
+    replicated.report(last=1)
+    projector.project()
+    replicated.report(first=2)
+    replicated.end()
+    projector.project()
+    children = replicate_runs(tracking, folder)
+    assert [steps(tracking, run.info.run_id) for run in children] == [[10, 20]] * 3
+    assert {run.info.status for run in children} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(("state", "status"), [("failed", "FAILED"), ("stopped", "KILLED")])
+def test_replicates_end_as_their_trial_did_and_say_why(tracking, folder, replicated, state, status):
+    replicated.given()
+    replicated.report(last=1)
+    replicated.end(state, "the loss became nan")
+    project(tracking, folder)
+    for run in (*runs(tracking, folder, "trial"), *replicate_runs(tracking, folder)):
+        assert (run.info.status, run.data.tags["growsweep.status"]) == (status, state)
+        assert run.data.tags["growsweep.reason"] == "the loss became nan"
+        assert "checkpoint" not in artifacts(tracking, run.info.run_id)
+
+
+def test_a_replicate_that_passed_its_preflight_is_not_judged_by_another_that_did_not(
+    tracking, folder, replicated
+):
+    replicated.given()
+    events.EventWriter(replicated.folder / "0").write("report", replicated._report(0, 1))
+    reason = "infeasible: out: no signal"
+    outcome = {"state": "infeasible", "reason": reason, "checkpoint": None}
+    events.write_json(replicated.folder / events.OUTCOME, outcome)
+    project(tracking, folder)
+    (trial,), children = runs(tracking, folder, "trial"), replicate_runs(tracking, folder)
+    assert trial.data.tags["preflight"] == "fail"
+    assert [run.data.tags["preflight"] for run in children] == ["ok", "fail", "fail"]
+
+
+def test_checkpoints_of_replicates_that_were_removed_are_not_sent(tracking, folder, replicated):
+    replicated.write()
+    outcome = events.read_json(replicated.folder / events.OUTCOME)
+    events.write_json(replicated.folder / events.OUTCOME, {**outcome, "checkpoint": None})
+    project(tracking, folder)
+    kept = [artifacts(tracking, run.info.run_id) for run in replicate_runs(tracking, folder)]
+    assert not any("checkpoint" in paths for paths in kept)
+
+
+def test_what_is_reported_while_a_trial_ends_is_sent_with_its_end(tracking, folder, monkeypatch):
+    """Between looking for new reports and for the outcome, a trial may write both."""
+    trial = give(folder, 0)
+    segments = events.segments
+
+    def ending(at: Path) -> list[Path]:
+        found = segments(at)
+        if not (trial / events.OUTCOME).exists():
+            EventWriter(trial).write("report", report(20))
+            end(trial)
+        return found
+
+    monkeypatch.setattr(events, "segments", ending)
+    projector = Projector(tracking, folder, PLAN)
+    projector.project()
+    projector.project()
+    (child,) = runs(tracking, folder, "trial")
+    assert steps(tracking, child.info.run_id) == [20]
 
 
 def test_an_outage_delays_records_and_loses_none(tracking, folder, monkeypatch):
