@@ -94,6 +94,9 @@ class StubEngine:
     def full_train_flops(self, base: Any, device: str) -> float:
         return 1e9 * NUM_REPORTS
 
+    def pause(self, training: StubTraining) -> None:
+        """Nobody is preempted here."""
+
     def save(self, folder: Path, training: StubTraining) -> Path:
         path = folder / "step-000000001"
         path.mkdir(parents=True, exist_ok=True)
@@ -203,8 +206,26 @@ def milestones(most: int, play: Callable[[int], None], ask: Callable[[], float])
     return rows
 
 
+class Unheard:
+    """What a searcher says, to nobody."""
+
+    def paused(self, number: int) -> None:
+        """Nothing."""
+
+    def ended(self, row: Any) -> None:
+        """Nothing."""
+
+    def give_up(self, reason: str) -> None:
+        """Fails the benchmark."""
+        raise RuntimeError(reason)
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
 def search_service(most: int) -> Values:
     """Our searcher, its study in SQLite."""
+    from sweeps.attempts import Attempts
     from sweeps.search import SamplerSettings, Study, study_url
     from sweeps.searcher import METRICS, Goal, StudySearcher
 
@@ -218,9 +239,8 @@ def search_service(most: int) -> Values:
             Goal(fidelity="epoch"),
             job=asdict,
             capacity=lambda: 10**6,
-            on_end=lambda row: None,
-            failure=lambda number: "",
-            say=lambda text: None,
+            attempts=Attempts(folder, 0, print),
+            listener=Unheard(),
         )
 
     def trial(searcher: StudySearcher) -> float:
@@ -228,14 +248,14 @@ def search_service(most: int) -> Values:
         began = time.perf_counter()
         assert isinstance(searcher.suggest(name), dict)
         seconds = time.perf_counter() - began
-        final = {**result, "epoch": 1.0, "finished": True}
+        final = {**result, "epoch": 1.0, "ending": "finished"}
         final[f"{METRICS}/val/accuracy"] = searcher._study.num_asked() % 97 / 97
         searcher.on_trial_result(name, final)
         searcher.on_trial_complete(name, final)
         return seconds
 
     with tempfile.TemporaryDirectory() as root:
-        url = study_url(Path(root))
+        folder, url = Path(root), study_url(Path(root))
         drawn = searcher(Study.create(url, "bench", SamplerSettings(name="random"), budget=10**6))
         modelled = searcher(Study.load(url, "bench", SamplerSettings(name="tpe")))
         return milestones(most, lambda n: repeat(n, lambda: trial(drawn)), lambda: trial(modelled))

@@ -20,7 +20,7 @@ from sweeps.cluster import connected, num_slots
 from sweeps.config import Direction, NotifyEvent, SweepConfig, SweepSettings
 from sweeps.heartbeat import Heartbeat
 from sweeps.ledger import Ledger
-from sweeps.monitor import FailureWatch, Monitor, Stop, stop_on_signal
+from sweeps.monitor import FailureWatch, Listener, Monitor, Stop, stop_on_signal
 from sweeps.notify import BestTeller, Notifier
 from sweeps.progress import Logged, Progress, progress
 from sweeps.schema import ConfigError
@@ -168,7 +168,7 @@ class Driver:
     ) -> Result:
         shown.say(f"nothing is left to run ({study.ended_by}): only records that MLflow may lack are sent")
         rows = study.rows()
-        Monitor(shown, self._folder).catch_up(rows)
+        Monitor(shown, self._folder, self._stop).catch_up(rows)
         return self._record(opening.result(), study, lambda: self._result(study, rows, 0))
 
     def _record(
@@ -210,7 +210,8 @@ class Driver:
         ledger = Ledger(study, self._config.cluster.gpus_per_trial, sweep.replicates, shown)
         pulse.also(ledger.write)
         watch = FailureWatch(sweep.max_failed, self._stop, shown.say)
-        self._fit(study, shown, Monitor(shown, self._folder, [ledger, watch, BestTeller(study, notifier)]))
+        listeners: list[Listener] = [ledger, watch, BestTeller(study, notifier)]
+        self._fit(study, shown, Monitor(shown, self._folder, self._stop, listeners))
         if pulse.is_lost:
             raise LeaseLost(f"{self._folder.name} is run by another driver; this one has stopped.")
         ledger.write()
@@ -232,7 +233,8 @@ class Driver:
         seconds = time.monotonic() - self._began
         rows = study.rows()
         done = {row.number for row in before if row.state.has_ended}
-        worked = sum(r.outcome.metrics.get("cost/wall_seconds", 0.0) for r in rows if r.number not in done)
+        each = sum(r.outcome.metrics.get("cost/wall_seconds", 0.0) for r in rows if r.number not in done)
+        worked = each * self._config.sweep.replicates
         chosen = study.best()
         return Result(
             study=study,

@@ -5,6 +5,10 @@ Layout of `storage.root/SWEEP/NUMBER/`:
     events/ATTEMPT-SEQ.jsonl      what happened, one closed file per report; a new worker is a new attempt
     outcome.json                  how it ended, written by the driver
     checkpoints/                  see `growcore.checkpoint`
+    hung.txt                      where its worker stood when it was ended because it hung
+
+A trial with several replicates keeps the means there, and each training in a folder of its own; see
+`sweeps.replicates`.
 
 Every file is written under a temporary name and renamed, so a reader never sees half of one.
 """
@@ -21,6 +25,12 @@ from typing import Any
 FORMAT = 1  # of the run folder
 GIVEN = "trial.json"
 OUTCOME = "outcome.json"
+HUNG = "hung.txt"
+FAILURES = ("failed", "lost")  # kinds of events: said by the worker itself, or by the driver
+
+
+class Unrecorded(Exception):
+    """What happened cannot be written to the run folder: the disk is full, or gone."""
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -40,11 +50,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 class EventWriter:
-    """Appends events of one attempt at a trial; each call closes one segment file."""
+    """Appends events of one attempt at a trial; each call closes one segment file.
+
+    Raises:
+        Unrecorded: the folder cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "events"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unrecorded(f"{self._folder} cannot be made: {error}") from error
         self.attempt = 1 + max((attempt for attempt, _ in _names(self._folder)), default=0)
         self._sequence = 0
 
@@ -54,8 +71,11 @@ class EventWriter:
         path = self._folder / f"{self.attempt:03d}-{self._sequence:06d}.jsonl"
         event = {"kind": kind, "time": time.time(), "attempt": self.attempt, **values}
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(event) + "\n")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(event) + "\n")
+            temporary.replace(path)
+        except OSError as error:
+            raise Unrecorded(f"{path} cannot be written: {error}") from error
         return path
 
 
@@ -106,8 +126,13 @@ def failure(folder: Path) -> str | None:
     """Why the newest attempt failed, or None where it did not say."""
     last = None
     for event in read_events(folder):
-        last = event["reason"] if event["kind"] == "failed" else None
+        last = event["reason"] if event["kind"] in FAILURES else None
     return last
+
+
+def num_failures(folder: Path) -> int:
+    """Attempts at a trial that failed, crashed or lost their worker."""
+    return sum(event["kind"] in FAILURES for event in read_events(folder))
 
 
 def _names(events: Path) -> list[tuple[int, int]]:

@@ -45,7 +45,8 @@ class Ledger:
         self._before = study.spent
         self._hours = 0.0
         self._gpu_hours = 0.0
-        self._running: dict[int, float] = {}  # number -> FLOPs of its newest report
+        self._flops: dict[int, float] = {}  # of trials that have not ended: number -> at its newest report
+        self._holding: set[int] = set()  # numbers of those that hold a slot
         self._ended = sum(_flops(row.outcome.metrics) for row in study.rows() if row.state.has_ended)
         self._since = clock()
 
@@ -53,19 +54,27 @@ class Ledger:
         """From now on the trial holds its GPUs."""
         with self._lock:
             self._advance()
-            self._running[number] = 0.0
+            self._holding.add(number)
         self.write()
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """Remember how far the trial has come."""
         with self._lock:
-            self._running[number] = max(self._running.get(number, 0.0), _flops(result.get("metrics", {})))
+            self._flops[number] = max(self._flops.get(number, 0.0), _flops(result.get("metrics", {})))
+
+    def paused(self, number: int) -> None:
+        """The trial holds its GPUs no longer, and goes on later."""
+        with self._lock:
+            self._advance()
+            self._holding.discard(number)
+        self.write()
 
     def ended(self, row: TrialRow) -> None:
         """The trial holds its GPUs no longer."""
         with self._lock:
             self._advance()
-            self._ended += max(self._running.pop(row.number, 0.0), _flops(row.outcome.metrics))
+            self._holding.discard(row.number)
+            self._ended += max(self._flops.pop(row.number, 0.0), _flops(row.outcome.metrics))
         self.write()
 
     def write(self) -> None:
@@ -79,7 +88,7 @@ class Ledger:
     @property
     def spent(self) -> Spent:
         """By all runs of the sweep; trials are for the study to count."""
-        flops = self._replicates * (self._ended + sum(self._running.values()))
+        flops = self._replicates * (self._ended + sum(self._flops.values()))
         return Spent(
             hours=self._before.hours + self._hours,
             gpu_hours=self._before.gpu_hours + self._gpu_hours,
@@ -91,7 +100,7 @@ class Ledger:
         now = self._clock()
         hours, self._since = (now - self._since) / 3600, now
         self._hours += hours
-        self._gpu_hours += hours * self._gpus * len(self._running)
+        self._gpu_hours += hours * self._gpus * len(self._holding)
 
 
 def _flops(metrics: Mapping[str, float]) -> float:

@@ -24,6 +24,9 @@ class Listener(Protocol):
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """A trial reported."""
 
+    def paused(self, number: int) -> None:
+        """A trial gave its slot back; it is started again."""
+
     def ended(self, row: TrialRow) -> None:
         """A trial ended."""
 
@@ -31,22 +34,34 @@ class Listener(Protocol):
 class Monitor:
     """Passes what happens on to the terminal and to the run folder."""
 
-    def __init__(self, shown: Progress, folder: Path, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(self, shown: Progress, folder: Path, stop: Stop, listeners: Sequence[Listener] = ()) -> None:
         self._shown = shown
         self._folder = folder
+        self._stop = stop
         self._listeners = listeners
-        self._adopted: set[int] = set()
-        self._deaths: dict[int, str] = {}  # why the newest worker of a trial died
+        self._begun: set[int] = set()
 
     def adopt(self, numbers: list[int]) -> None:
         """Trials that an earlier driver left running will be handed out again."""
-        self._adopted = set(numbers)
+        self._begun |= set(numbers)
 
     def started(self, assignment: Assignment) -> None:
-        """A trial was handed out."""
+        """A trial was handed out, or handed out again."""
+        number = assignment.number
         for listener in self._listeners:
-            listener.started(assignment.number)
-        self._shown.started(assignment.number, assignment.params, assignment.number in self._adopted)
+            listener.started(number)
+        self._shown.started(number, assignment.params, number in self._begun)
+        self._begun.add(number)
+
+    def resumed(self, number: int) -> None:
+        """A trial has a slot again; nobody is told but those who count."""
+        for listener in self._listeners:
+            listener.started(number)
+
+    def paused(self, number: int) -> None:
+        """A trial gave its slot back and goes on later."""
+        for listener in self._listeners:
+            listener.paused(number)
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """A trial reported."""
@@ -54,15 +69,10 @@ class Monitor:
             listener.reported(number, result)
         self._shown.reported(number, result)
 
-    def retried(self, number: int, why: str) -> None:
-        """A worker died; its trial continues on another."""
-        self._deaths[number] = why
-        self._shown.say(f"#{number:<3d} lost its worker ({why}); it continues from its checkpoint")
-
-    def failure(self, number: int) -> str:
-        """Why a trial failed whose worker is gone."""
-        said = events.failure(self._folder / str(number))
-        return said or f"its workers died: {self._deaths.get(number, 'at once')}"
+    def give_up(self, reason: str) -> None:
+        """The sweep cannot go on."""
+        self._shown.say(f"stopping: {reason}")
+        self._stop.fail(reason)
 
     def say(self, text: str) -> None:
         """Something people should know."""
@@ -124,6 +134,9 @@ class FailureWatch:
         """Nothing."""
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def paused(self, number: int) -> None:
         """Nothing."""
 
     def ended(self, row: TrialRow) -> None:

@@ -138,6 +138,9 @@ class BestTeller:
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """Nothing: a trial counts when it is complete."""
 
+    def paused(self, number: int) -> None:
+        """Nothing."""
+
     def ended(self, row: TrialRow) -> None:
         """Tell of it where it is the best."""
         if row.state is not TrialState.complete or row.value is None or row.violations:

@@ -224,7 +224,7 @@ class Logged:
 def _live_cells(number: int, trial: Mapping[str, Any], metric: str) -> list[str]:
     result = trial.get("result")
     seconds = f"{time.monotonic() - trial['began']:.0f}"
-    if result is None or "failed" in result:
+    if result is None or "metrics" not in result:
         return [str(number), seconds, "-", "-", "-", "-", "-", trial["chosen"]]
     metrics = result["metrics"]
     counts = [

@@ -9,24 +9,34 @@ size is, so a scheduler works from the first one on, and the driver needs no tor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from sweeps.config import Direction, SchedulerName, SweepConfig
+from sweeps.endings import Ending
 from sweeps.fidelity import METRICS, ROUNDING, EditGrace, Scale, num_edits
 
 _FRACTION = "fraction"  # of a full trial; what the inner scheduler goes by
 
 
-def scheduler(config: SweepConfig) -> TrialScheduler:
-    """What stops weak trials. Population-based training stops none: see `sweeps.turns`."""
+OnDeath = Callable[[Trial], None]
+
+
+def scheduler(config: SweepConfig, on_death: OnDeath) -> TrialScheduler:
+    """What stops weak trials. Population-based training stops none: see `sweeps.turns`.
+
+    Args:
+        config: of the sweep.
+        on_death: told of a trial whose worker is gone, before its searcher is.
+    """
     name = config.scheduler.name
     if name in (SchedulerName.none, SchedulerName.pbt):
-        return FIFOScheduler()  # type: ignore[no-untyped-call]
+        return FirstInFirstOut(on_death)
     inner = _median(config) if name is SchedulerName.median else _halving(config)
-    return EarlyStopping(config, inner)
+    return EarlyStopping(config, inner, on_death)
 
 
 def _halving(config: SweepConfig) -> AsyncHyperBandScheduler:
@@ -62,15 +72,30 @@ def _compared_by(config: SweepConfig) -> dict[str, Any]:
     return {"time_attr": _FRACTION, "metric": metric, "mode": "max" if maximize else "min"}
 
 
-class EarlyStopping(FIFOScheduler):
+class FirstInFirstOut(FIFOScheduler):
+    """Stops nothing; says why a worker is gone, which Tune tells its schedulers first and best."""
+
+    def __init__(self, on_death: OnDeath) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._on_death = on_death
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass it on."""
+        self._on_death(trial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # disposable, like all of Tune's state
+
+
+class EarlyStopping(FirstInFirstOut):
     """Lets one of Ray's schedulers judge trials at fractions of a full trial, outside their edit windows.
 
     In a window a report is neither compared nor counted: the value a trial has while it recovers would
     lower the bar for others.
     """
 
-    def __init__(self, config: SweepConfig, inner: TrialScheduler) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, config: SweepConfig, inner: TrialScheduler, on_death: OnDeath) -> None:
+        super().__init__(on_death)
         self._inner = inner
         self._scale = Scale(config, config.scheduler.grace)
         self._grace = EditGrace(config.scheduler.edit_grace)
@@ -89,7 +114,7 @@ class EarlyStopping(FIFOScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Let the last result of a finished trial count; that of a stopped one did already."""
-        if not result.get("finished"):
+        if result.get("ending") != Ending.finished:
             return
         judged = self._judged(trial, result)
         if judged is not None:
@@ -107,6 +132,3 @@ class EarlyStopping(FIFOScheduler):
         if self._grace.holds(trial.trial_id, fraction, num_edits(result)):
             return None
         return {**result, _FRACTION: fraction * ROUNDING}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # disposable, like all of Tune's state

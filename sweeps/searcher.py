@@ -1,17 +1,20 @@
 """Ray Tune asks, the study answers: trials are handed out until a budget is spent.
 
 Tune's own state is disposable. A new Tuner starts with a new StudySearcher; trials that an earlier driver
-left running are handed out first, under their old numbers.
+left running are handed out first, under their old numbers. A trial of Tune's is one attempt at one of ours:
+where an attempt is not the trial's end, the trial is handed out again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
+from sweeps.attempts import Attempts
+from sweeps.endings import Ending, Next
 from sweeps.fidelity import METRICS
 from sweeps.search import Assignment, Exhausted, Outcome, Space, Study, TrialRow
 from sweeps.turns import Turns
@@ -24,6 +27,22 @@ class Goal:
     fidelity: str  # result key that says how far a trial came: "epoch" or "metrics/cost/train_flops"
 
 
+class Listener(Protocol):
+    """Hears of trials that leave the hands of the searcher."""
+
+    def paused(self, number: int) -> None:
+        """A trial gave its slot back and goes on later."""
+
+    def ended(self, row: TrialRow) -> None:
+        """A trial ended."""
+
+    def give_up(self, reason: str) -> None:
+        """The sweep cannot go on."""
+
+    def say(self, text: str) -> None:
+        """Something people should know."""
+
+
 class StudySearcher(Searcher):
     """Ask and tell between Ray Tune and a Study.
 
@@ -33,9 +52,8 @@ class StudySearcher(Searcher):
         goal: fidelity.
         job: the plain values a worker gets for an assignment.
         capacity: how many trials fit at once, asked before each suggestion.
-        on_end: called with the row of each trial that ended.
-        failure: why the trial of this number failed, where its worker is gone.
-        say: told what people should know.
+        attempts: judges attempts that are not a trial's end.
+        listener: hears how trials end.
         turns: of population-based training; None: every trial trains to its end.
     """
 
@@ -47,9 +65,8 @@ class StudySearcher(Searcher):
         *,
         job: Callable[[Assignment], dict[str, Any]],
         capacity: Callable[[], int],
-        on_end: Callable[[TrialRow], None],
-        failure: Callable[[int], str],
-        say: Callable[[str], None],
+        attempts: Attempts,
+        listener: Listener,
         turns: Turns | None = None,
     ) -> None:
         super().__init__()
@@ -58,15 +75,14 @@ class StudySearcher(Searcher):
         self._goal = goal
         self._job = job
         self._capacity = capacity
-        self._on_end = on_end
-        self._failure = failure
-        self._say = say
-        self._orphans = study.orphans(space)
+        self._attempts = attempts
+        self._listener = listener
         self._turns = turns
-        self._adopted = [orphan.number for orphan in self._orphans]
+        orphans = study.orphans(space)
+        self._adopted = [orphan.number for orphan in orphans]
+        self._waiting = orphans if turns is None else []  # begun, and to go on before any new one
         if turns is not None:
-            turns.adopt(self._orphans)
-            self._orphans = []
+            turns.adopt(orphans)
         self._live: dict[int, Assignment] = {}
         self._numbers: dict[str, int] = {}  # of live trials, by Tune's trial id
         self._last: dict[int, dict[str, Any]] = {}
@@ -90,59 +106,90 @@ class StudySearcher(Searcher):
         return {"job": self._job(assignment)}
 
     def _next(self) -> Assignment | None:
-        if self._orphans:
-            return self._orphans.pop(0)
+        if self._waiting:
+            return self._waiting.pop(0)
         while self._study.ended_by is None:
             try:
                 found = self._study.ask(self._space)
             except Exhausted as error:
-                self._say(f"no trials beyond {self._study.num_asked()}: {error}")
+                self._listener.say(f"no trials beyond {self._study.num_asked()}: {error}")
                 self._study.set_budget(replace(self._study.budget, num_trials=self._study.num_asked()))
                 return None
             if isinstance(found, Assignment):
                 return found
-            self._on_end(found)  # its parameters contradict each other
+            self._listener.ended(found)  # its parameters contradict each other
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Remember the newest report."""
         number = self._numbers[trial_id]
         self._last[number] = result
+        self._pass_on(number, result)
         if self._turns is not None:
             self._turns.reported(number, result)
+
+    def _pass_on(self, number: int, result: Mapping[str, Any]) -> None:
+        for note in result.get("notes", ()):
+            self._listener.say(f"#{number:<3d} {note}")
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study how a trial ended.
+        """An attempt is over: tell the study how its trial ended, or hand the trial out again.
 
-        A worker that dies gives no result, a failed or infeasible trial one with its reason; a result
-        without `finished` means that the scheduler ended the trial.
+        A worker that dies gives no result; a result without an ending means that the scheduler ended the
+        trial.
         """
+        result = result or {}
         number = self._numbers.pop(trial_id)
         assignment = self._live.pop(number)
+        self._pass_on(number, result)
         if self._turns is not None:
-            self._turns.reported(number, result or {})
-            if result and result.get("turn_over"):
+            self._turns.reported(number, result)
+        ending, reason = self._attempts.lost(number) if error else _ending(result)
+        result = {**self._last.get(number, {}), **result}
+        match self._attempts.following(number, ending, reason):
+            case Next.again:
+                self._again(assignment)
+            case Next.wait:
+                assert self._turns is not None
+                self._listener.paused(number)
                 self._turns.turn_ended(assignment)
-                return
-            self._turns.ended(number)
-        last = self._last.pop(number, {})
-        result = {**last, **(result or {})}
-        outcome = _outcome(result)
-        if error:
-            self._study.fail(number, self._failure(number), outcome)
-        elif result.get("infeasible"):
-            self._study.reject(number, result["failed"], outcome)
-        elif "failed" in result:
-            self._study.fail(number, result["failed"], outcome)
-        elif result.get("finished"):
-            self._study.complete(number, outcome.metrics.get(self._study.metric), outcome)
-        else:
-            self._stopped(number, result, outcome)
-        self._on_end(self._study.row(number))
+            case Next.leave:
+                self._listener.give_up(
+                    f"{reason}. Running trials stay as they are: make room, and resume the sweep."
+                )
+            case Next.tell:
+                self._tell(number, ending, reason, result)
 
-    def _stopped(self, number: int, result: dict[str, Any], outcome: Outcome) -> None:
+    def _again(self, assignment: Assignment) -> None:
+        self._listener.paused(assignment.number)
+        if self._turns is None:
+            self._waiting.append(assignment)
+        else:
+            self._turns.returned(assignment)
+
+    def _tell(
+        self, number: int, ending: Ending | None, reason: str | None, result: Mapping[str, Any]
+    ) -> None:
+        outcome = _outcome(result)
+        if self._turns is not None:
+            self._turns.ended(number)
+        self._last.pop(number, None)
+        match ending:
+            case Ending.finished:
+                self._study.complete(number, outcome.metrics.get(self._study.metric), outcome)
+            case Ending.infeasible:
+                self._study.reject(number, reason or "", outcome)
+            case None:
+                self._stopped(number, result, outcome, None)
+            case Ending.expired:
+                self._stopped(number, result, outcome, f"its time is over (cluster.trial_seconds): {reason}")
+            case _:
+                self._study.fail(number, self._attempts.verdict(number, reason), outcome)
+        self._listener.ended(self._study.row(number))
+
+    def _stopped(self, number: int, result: Mapping[str, Any], outcome: Outcome, reason: str | None) -> None:
         reached = result.get(self._goal.fidelity, 0)
         # Optuna's steps are whole numbers: epochs, FLOPs, or milliseconds.
         step = reached * 1000 if self._goal.fidelity.endswith("_seconds") else reached
@@ -152,7 +199,7 @@ class StudySearcher(Searcher):
             outcome.metrics.get(self._study.metric),
             max(0, round(step)),
             outcome,
-            f"behind other trials at {what} {reached:g}",
+            reason or f"behind other trials at {what} {reached:g}",
         )
 
     def save(self, checkpoint_path: str) -> None:
@@ -166,7 +213,12 @@ class StudySearcher(Searcher):
         return {}
 
 
-def _outcome(result: dict[str, Any]) -> Outcome:
+def _ending(result: Mapping[str, Any]) -> tuple[Ending | None, str | None]:
+    said = result.get("ending")
+    return (Ending(said) if said else None), result.get("reason")
+
+
+def _outcome(result: Mapping[str, Any]) -> Outcome:
     prefix = f"{METRICS}/"
     metrics = {k.removeprefix(prefix): float(v) for k, v in result.items() if k.startswith(prefix)}
     return Outcome(
@@ -176,4 +228,5 @@ def _outcome(result: dict[str, Any]) -> Outcome:
         num_grown=int(result.get("num_grown", 0)),
         num_pruned=int(result.get("num_pruned", 0)),
         checkpoint=result.get("checkpoint"),
+        replicates=list(result.get("replicates", ())),
     )

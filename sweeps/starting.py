@@ -41,6 +41,11 @@ def check(config: SweepConfig, space: SearchSpace) -> list[str]:
     """
     search = config.search
     population.check(config, space)
+    if config.sweep.replicates > 1 and any(d.key == "seed" for d in space.dimensions):
+        raise ConfigError(
+            f"sweep.replicates={config.sweep.replicates} gives each configuration its own seeds, but seed is "
+            "searched. Take seed out of the space, or set sweep.replicates=1."
+        )
     first(config, space)
     return limits(settings(search), keys(space), goals(search), config.sweep.num_trials)
 

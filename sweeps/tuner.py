@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
-from sweeps import events
+from sweeps import events, replicates
+from sweeps.attempts import Attempts, Death
 from sweeps.cluster import num_slots, scratch
 from sweeps.config import SchedulerName, SweepConfig
 from sweeps.fidelity import fidelity_key
@@ -23,8 +24,6 @@ from sweeps.searcher import Goal, StudySearcher
 from sweeps.space import SearchSpace
 from sweeps.trial import Job, SweepTrial
 from sweeps.turns import Turns
-
-MAX_WORKER_DEATHS = 2  # a trial whose worker died continues from its checkpoint so often
 
 _NOT_OF_A_TRIAL = ("sweep", "space", "search", "scheduler", "tracking", "storage")
 
@@ -50,10 +49,13 @@ def fit(
     cluster = setting.config.cluster
 
     turns = _turns(setting, study, space, monitor)
+    attempts = Attempts(setting.folder, cluster.max_retries, monitor.say)
 
     def job(assignment: Assignment) -> dict[str, Any]:
         if turns is None or not turns.has_begun(assignment.number):
             monitor.started(assignment)
+        else:
+            monitor.resumed(assignment.number)
         turn = None if turns is None else asdict(turns.turn(assignment.number))
         return _job(setting, assignment, turn)
 
@@ -63,9 +65,8 @@ def fit(
         Goal(fidelity=fidelity_key(setting.config.scheduler)),
         job=job,
         capacity=lambda: num_slots(cluster),
-        on_end=monitor.ended,
-        failure=monitor.failure,
-        say=monitor.say,
+        attempts=attempts,
+        listener=monitor,
         turns=turns,
     )
     monitor.adopt(searcher.adopted)
@@ -75,7 +76,7 @@ def fit(
         tune_config=tune.TuneConfig(
             num_samples=-1,  # the searcher says when it is enough
             search_alg=searcher,
-            scheduler=scheduler(setting.config),
+            scheduler=scheduler(setting.config, lambda trial: attempts.died(_number(trial), _death(trial))),
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -84,7 +85,7 @@ def fit(
             name="state",
             storage_path=str(scratch(setting.folder)),
             callbacks=[_Callback(monitor)],
-            failure_config=tune.FailureConfig(max_failures=MAX_WORKER_DEATHS),
+            failure_config=tune.FailureConfig(max_failures=0),  # whether again is ours to decide: `attempts`
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             stop=_Stopper(stop),
             verbose=0,
@@ -100,7 +101,26 @@ def _turns(setting: Setting, study: Study, space: Space, monitor: Monitor) -> Tu
 
 
 def _job(setting: Setting, assignment: Assignment, turn: dict[str, Any] | None) -> dict[str, Any]:
-    folder = setting.folder / str(assignment.number)
+    folder, cluster = setting.folder / str(assignment.number), setting.config.cluster
+    if turn is None or not (folder / events.GIVEN).exists():  # what changes later is in the events
+        _write_given(setting, assignment, folder)
+    return Job(
+        sweep=setting.folder.name,
+        number=assignment.number,
+        folder=str(folder),
+        workdir=setting.workdir,
+        config=assignment.config,
+        base=setting.config.trial.to_dict(),
+        device="cuda" if cluster.gpus_per_trial else "cpu",
+        turn=turn,
+        num_replicates=setting.config.sweep.replicates,
+        trial_seconds=cluster.trial_seconds,
+        hang_seconds=cluster.hang_seconds,
+    ).to_dict()
+
+
+def _write_given(setting: Setting, assignment: Assignment, folder: Path) -> None:
+    """What a trial was given, and each of its replicates."""
     dirs = [word for each in setting.config.config_dirs for word in ("--config-dir", each)]
     typed = [word for word in setting.config.overrides if re.split(r"[.=]", word)[0] not in _NOT_OF_A_TRIAL]
     words = ["sweeps", "train", *dirs, *typed, *assignment.overrides]
@@ -113,22 +133,28 @@ def _job(setting: Setting, assignment: Assignment, turn: dict[str, Any] | None) 
         "command": shlex.join(words),
         "config": assignment.config,
     }
-    if turn is None or not (folder / events.GIVEN).exists():  # what changes later is in the events
-        events.write_json(folder / events.GIVEN, given)
-    return Job(
-        sweep=setting.folder.name,
-        number=assignment.number,
-        folder=str(folder),
-        workdir=setting.workdir,
-        config=assignment.config,
-        base=setting.config.trial.to_dict(),
-        device="cuda" if setting.config.cluster.gpus_per_trial else "cpu",
-        turn=turn,
-    ).to_dict()
+    events.write_json(folder / events.GIVEN, given)
+    num = setting.config.sweep.replicates
+    for index, own in enumerate(replicates.folders(folder, num) if num > 1 else ()):
+        config = replicates.config(assignment.config, index)
+        seed = f"seed={config['seed']}"
+        also = {"replicate": index, "overrides": [*assignment.overrides, seed], "config": config}
+        events.write_json(own / events.GIVEN, {**given, **also, "command": shlex.join([*words, seed])})
+
+
+def _number(trial: Trial) -> int:
+    return int(trial.config["job"]["number"])
 
 
 def _name(trial: Trial) -> str:
-    return str(trial.config["job"]["number"])
+    return str(_number(trial))
+
+
+def _death(trial: Trial) -> Death:
+    error: Exception | None = trial.get_pickled_error() or trial.get_error()
+    lines = str(error.cause if isinstance(error, RayTaskError) else error).strip().splitlines()
+    was_preempted = isinstance(error, RayActorError) and bool(error.preempted)
+    return Death(reason=lines[-1] if lines else type(error).__name__, was_preempted=was_preempted)
 
 
 class _Callback(tune.Callback):
@@ -138,12 +164,7 @@ class _Callback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._monitor.reported(trial.config["job"]["number"], result)
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = trial.get_error()
-        lines = str(error.cause if isinstance(error, RayTaskError) else error).strip().splitlines()
-        self._monitor.retried(trial.config["job"]["number"], lines[-1] if lines else type(error).__name__)
+        self._monitor.reported(_number(trial), result)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks; terminals do not pickle

@@ -127,6 +127,10 @@ class Turns:
         self._members[assignment.number].is_due = True
         self._waiting[assignment.number] = assignment
 
+    def returned(self, assignment: Assignment) -> None:
+        """A member's attempt was lost in the middle of its turn; it has another one."""
+        self._waiting[assignment.number] = assignment
+
     def ended(self, number: int) -> None:
         """A member's training is over."""
         self._members[number].has_ended = True

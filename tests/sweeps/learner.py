@@ -56,6 +56,9 @@ class LearnerEngine:
     def full_train_flops(self, base: TrialConfig, device: str) -> float:
         return 1e6 * base.training.num_epochs
 
+    def pause(self, training: Learner) -> None:
+        """Never in tests of it."""
+
     def save(self, folder: Path, training: Learner) -> Path:
         path = folder / f"step-{training.epoch * 10:09d}"
         path.mkdir(parents=True, exist_ok=True)

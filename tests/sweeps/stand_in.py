@@ -11,7 +11,7 @@ from typing import Any
 
 from growcore.config import DataConfig, ModelConfig, OptimizerConfig, TrainingConfig, TrialConfig
 from growcore.report import TrialFailed
-from sweeps.search import SamplerSettings
+from sweeps.search import SamplerSettings, TrialRow
 from sweeps.trial import SweepTrial
 
 RANDOM = SamplerSettings(name="random", seed=1)
@@ -39,11 +39,14 @@ class StandInTraining:
     config: TrialConfig
     seconds: float = 0.0
     epoch: int = 0
+    paused: bool = False
     reported: list[int] = field(default_factory=list)
 
     def __iter__(self) -> Any:
         while self.epoch < self.config.training.num_epochs:
             time.sleep(self.seconds)
+            if self.paused:
+                return
             self.epoch += 1
             if self.config.optimizer.lr > 0.9 and self.epoch == 2:
                 raise TrialFailed("the training loss became nan in epoch 2")
@@ -60,6 +63,7 @@ class StandInTraining:
             "model/parameters": 1000.0 + 10 * self.epoch,
             "model/nonzero_parameters": 500.0,
             "cost/train_flops": 1e6 * self.epoch,
+            "cost/wall_seconds": self.seconds * self.epoch,
         }
         if finished:
             metrics["test/accuracy"] = accuracy - 0.01
@@ -90,6 +94,9 @@ class StandIn:
 
     def full_train_flops(self, base: TrialConfig, device: str) -> float:
         return 1e6 * base.training.num_epochs
+
+    def pause(self, training: StandInTraining) -> None:
+        training.paused = True
 
     def save(self, folder: Path, training: StandInTraining) -> Path:
         path = folder / f"step-{training.epoch * 10:09d}"
@@ -142,3 +149,25 @@ class LearningRates:
         if self.forbidden is not None and params["optimizer.lr"] > self.forbidden:
             raise ValueError(f"optimizer.lr={params['optimizer.lr']} is above {self.forbidden}.")
         return trial_config(lr=params["optimizer.lr"])
+
+
+class Heard:
+    """What a searcher tells its listener."""
+
+    def __init__(self) -> None:
+        self.rows: list[TrialRow] = []
+        self.lines: list[str] = []
+        self.paused_ones: list[int] = []
+        self.gave_up: str | None = None
+
+    def paused(self, number: int) -> None:
+        self.paused_ones.append(number)
+
+    def ended(self, row: TrialRow) -> None:
+        self.rows.append(row)
+
+    def give_up(self, reason: str) -> None:
+        self.gave_up = reason
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 from ray.tune.search import Searcher
-from stand_in import RANDOM, LearningRates, trial_config
+from stand_in import RANDOM, Heard, LearningRates, trial_config
 
 from sweeps import events, leaderboard, records, stores, sweep
+from sweeps.attempts import Attempts
 from sweeps.budget import Budget
 from sweeps.compose import load
 from sweeps.events import EventWriter
@@ -20,7 +21,7 @@ from sweeps.records import Projector
 from sweeps.search import Outcome, SamplerSettings, Study, TrialState, study_url
 from sweeps.searcher import Goal, StudySearcher
 from sweeps.stores import Tracking
-from sweeps.trial import Growcore, Job, TrialRun
+from sweeps.trial import Attempt, Growcore, Job
 
 WARNED = {"severity": "warn", "kind": "low_rank", "layer": "fc3", "reason": "One direction.", "fix": "Fewer."}
 FAILED = {"severity": "fail", "kind": "collapse", "layer": "out", "reason": "All alike.", "fix": "Raise it."}
@@ -58,11 +59,11 @@ def _stay(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("_stay")
 def test_a_hopeless_trial_ends_before_its_first_report_with_its_finding_and_the_fix(tmp_path):
     job = make_job(tmp_path, "fail")
-    result = TrialRun(job, Growcore()).advance()
-    assert (result["infeasible"], result["done"]) == (True, True)
-    assert result["failed"].startswith("infeasible: out: the variance of preactivations changes by a factor")
-    assert "Multiply the gain by about" in result["failed"]
-    assert events.failure(Path(job.folder)) == result["failed"]
+    result = Attempt(job, Growcore()).advance()
+    assert (result["ending"], result["done"]) == ("infeasible", True)
+    assert result["reason"].startswith("infeasible: out: the variance of preactivations changes by a factor")
+    assert "Multiply the gain by about" in result["reason"]
+    assert events.failure(Path(job.folder)) == result["reason"]
     assert events.reports(Path(job.folder)) == []
     assert events.findings(Path(job.folder)) is None
 
@@ -71,8 +72,8 @@ def test_a_hopeless_trial_ends_before_its_first_report_with_its_finding_and_the_
 @pytest.mark.parametrize("preflight", ["warn", "off"])
 def test_the_same_trial_trains_where_that_is_not_asked_for_and_its_findings_are_kept(tmp_path, preflight):
     job = make_job(tmp_path, preflight)
-    result = TrialRun(job, Growcore()).advance()
-    assert "infeasible" not in result
+    result = Attempt(job, Growcore()).advance()
+    assert result["ending"] is None
     found = events.findings(Path(job.folder))
     assert ({f["severity"] for f in found} == {"fail"}) == (preflight == "warn")
     assert ("preflight/failures" in result["metrics"]) == (preflight == "warn")
@@ -200,20 +201,19 @@ def test_a_driver_that_dies_before_it_tells_leaves_a_running_trial(tmp_path):
 def test_a_searcher_tells_an_infeasible_trial_as_such_and_counts_it(tmp_path):
     study = Study.create(study_url(tmp_path), "s", RANDOM)
     study.set_budget(Budget(num_trials=1))
-    ended: list = []
+    heard = Heard()
     searcher = StudySearcher(
         study,
         LearningRates(),
         Goal(fidelity="epoch"),
         job=lambda assignment: {"number": assignment.number},
         capacity=lambda: 9,
-        on_end=ended.append,
-        failure=lambda number: "",
-        say=lambda text: None,
+        attempts=Attempts(tmp_path, 0, heard.say),
+        listener=heard,
     )
     searcher.suggest("a")
-    searcher.on_trial_complete("a", {"failed": REASON, "infeasible": True, "done": True})
-    assert [(row.state, row.reason) for row in ended] == [(TrialState.infeasible, REASON)]
+    searcher.on_trial_complete("a", {"ending": "infeasible", "reason": REASON, "done": True})
+    assert [(row.state, row.reason) for row in heard.rows] == [(TrialState.infeasible, REASON)]
     assert searcher.suggest("b") == Searcher.FINISHED
 
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from learner import LearnerEngine, read_state, worth
-from stand_in import RANDOM, trial_config
+from stand_in import RANDOM, Heard, trial_config
 
 from growcore.config import TrialConfig, trial_keys
 from sweeps import best, events, leaderboard, population, starting
+from sweeps.attempts import Attempts
 from sweeps.config import (
     Direction,
     Fidelity,
@@ -32,7 +33,7 @@ from sweeps.schema import ConfigError
 from sweeps.search import Study, TrialState
 from sweeps.searcher import Goal, StudySearcher
 from sweeps.space import SearchSpace
-from sweeps.trial import Engine, Growcore, Job, TrialRun
+from sweeps.trial import Attempt, Engine, Growcore, Job
 from sweeps.turns import Turns
 
 NUM_EPOCHS = 10
@@ -243,12 +244,11 @@ class Sweep:
             Goal(fidelity="epoch"),
             job=self.job,
             capacity=lambda: num_slots,
-            on_end=lambda row: None,
-            failure=lambda number: "",
-            say=self.said.append,
+            attempts=Attempts(folder, 0, self.said.append),
+            listener=Heard(),
             turns=self.turns,
         )
-        self.running: dict[str, TrialRun] = {}
+        self.running: dict[str, Attempt] = {}
         self.count = 0
 
     def job(self, assignment: Any) -> dict[str, Any]:
@@ -274,7 +274,7 @@ class Sweep:
             self.count += 1
             given = self.searcher.suggest(str(self.count))
             if isinstance(given, dict):
-                self.running[str(self.count)] = TrialRun(Job(**given["job"]), self.engine)
+                self.running[str(self.count)] = Attempt(Job(**given["job"]), self.engine)
             elif given is not None:
                 return
             for trial_id, run in list(self.running.items()):

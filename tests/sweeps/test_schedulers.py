@@ -53,7 +53,7 @@ def make_result(epoch: float, value: float, num_grown: int = 0) -> dict[str, Any
         "epoch": epoch,
         "num_grown": num_grown,
         "num_pruned": 0,
-        "finished": epoch == NUM_EPOCHS,
+        "ending": "finished" if epoch == NUM_EPOCHS else None,
     }
 
 
@@ -66,7 +66,7 @@ class Driven:
     """A scheduler without Ray: trials report, it decides."""
 
     def __init__(self, config: SweepConfig) -> None:
-        self.scheduler = schedulers.scheduler(config)
+        self.scheduler = schedulers.scheduler(config, on_death=lambda trial: None)
         self.trials: dict[str, Any] = {}
 
     def report(self, name: str, epoch: float, value: float, num_grown: int = 0) -> str:
@@ -76,7 +76,7 @@ class Driven:
         result = make_result(epoch, value, num_grown)
         # Tune asks for no decision on a finished trial.
         decision = TrialScheduler.STOP
-        if not result["finished"]:
+        if result["ending"] is None:
             decision = self.scheduler.on_trial_result(None, self.trials[name], result)
         if decision == TrialScheduler.STOP:
             self.scheduler.on_trial_complete(None, self.trials[name], result)
@@ -135,7 +135,7 @@ def test_a_failed_trial_does_not_count(name):
     for index in range(3):
         driven.report(f"fails{index}", 3, 0.99)
         trial = driven.trials[f"fails{index}"]
-        driven.scheduler.on_trial_complete(None, trial, {"failed": "nan", "done": True})
+        driven.scheduler.on_trial_complete(None, trial, {"ending": "failed", "reason": "nan", "done": True})
     assert driven.report("next", 1, 0.1) == TrialScheduler.CONTINUE
 
 

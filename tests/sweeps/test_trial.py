@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from stand_in import StandIn, accuracy_of, trial_config
 
-from sweeps import events, trial
-from sweeps.trial import Job, TrialRun
+from sweeps import events
+from sweeps.endings import Ending
+from sweeps.trial import Attempt, Job, replicate
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def make_job(folder: Path, **training) -> Job:
 
 
 def run(job: Job, engine: StandIn | None = None, num_results: int = 99) -> list[dict]:
-    attempt = TrialRun(job, engine or StandIn())
+    attempt = Attempt(job, engine or StandIn())
     results = []
     while len(results) < num_results and not (results and results[-1]["done"]):
         results.append(attempt.advance())
@@ -47,7 +48,7 @@ def test_each_step_is_the_next_report_and_the_last_one_is_done(tmp_path):
 
 def test_every_report_lies_in_the_folder_before_it_is_returned(tmp_path):
     job = make_job(tmp_path)
-    attempt = TrialRun(job, StandIn())
+    attempt = Attempt(job, StandIn())
     for number in range(1, 5):
         attempt.advance()
         assert len(events.reports(Path(job.folder))) == number
@@ -59,25 +60,25 @@ def test_a_finished_trial_leaves_its_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("training", "reason"),
+    ("training", "ending", "reason"),
     [
-        ({"lr": 0.95}, "the training loss became nan in epoch 2"),
-        ({"batch_size": 13}, "RuntimeError: thirteen"),
+        ({"lr": 0.95}, Ending.failed, "the training loss became nan in epoch 2"),
+        ({"batch_size": 13}, Ending.crashed, "RuntimeError: thirteen"),
     ],
 )
 def test_what_training_raises_ends_the_trial_with_its_reason_and_spares_the_worker(
-    tmp_path, training, reason
+    tmp_path, training, ending, reason
 ):
     job = make_job(tmp_path, **training)
     last = run(job)[-1]
-    assert (last["failed"], last["done"]) == (reason, True)
+    assert (last["ending"], last["reason"], last["done"]) == (ending, reason, True)
     assert events.failure(Path(job.folder)) == reason
     *_, failed = events.read_events(Path(job.folder))
     assert "Traceback" in failed["traceback"]
 
 
 def test_a_trial_continues_from_its_checkpoint_and_counts_each_edit_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(replicate, "CHECKPOINT_SECONDS", 0.0)
     job = make_job(tmp_path)
     run(job, num_results=2)
     engine = StandIn()
@@ -89,7 +90,7 @@ def test_a_trial_continues_from_its_checkpoint_and_counts_each_edit_once(tmp_pat
 
 def test_a_worker_that_is_told_to_end_keeps_what_was_reached(tmp_path):
     job = make_job(tmp_path)
-    attempt = TrialRun(job, StandIn())
+    attempt = Attempt(job, StandIn())
     attempt.advance()
     assert StandIn().newest(Path(job.folder) / "checkpoints") is None
     attempt.close()
@@ -107,13 +108,15 @@ def test_a_trial_that_finished_unheard_is_not_trained_again(tmp_path):
 
 def test_a_finished_report_without_its_checkpoint_is_trained_again(tmp_path, monkeypatch):
     job = make_job(tmp_path)
-    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(replicate, "CHECKPOINT_SECONDS", 0.0)
     run(job, num_results=3)
     monkeypatch.setattr(
         StandIn, "save", lambda self, folder, training: (_ for _ in ()).throw(OSError("full"))
     )
-    assert run(job)[-1]["failed"] == "OSError: full"
+    last = run(job)[-1]
+    assert (last["ending"], last["done"]) == (Ending.unrecorded, True)
+    assert last["reason"] == "a checkpoint cannot be written: full"
     monkeypatch.undo()
     engine = StandIn()
-    assert run(job, engine)[-1]["finished"]
+    assert run(job, engine)[-1]["ending"] == Ending.finished
     assert engine.built[-1].reported == [4]
