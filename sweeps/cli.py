@@ -224,18 +224,20 @@ def stop(sweep_name: str, root: Path) -> None:
 
 
 @main.command()
-@click.argument("identity", metavar="SWEEP[/NUMBER]")
+@click.argument("identity", metavar="SWEEP[/NUMBER[/REPLICATE]]")
 @_ROOT
 @click.option("--follow", is_flag=True, help="Go on until the sweep, or the trial, ends.")
 @click.option("--json", "as_json", is_flag=True, help="Events as they were written, one a line.")
 def logs(identity: str, root: Path, follow: bool, as_json: bool) -> None:
     r"""What happened in a sweep, or in one of its trials.
 
-    A trial tells of its starts, reports, edits, warnings and failures with their tracebacks:
+    A trial tells of its starts, reports, edits, warnings and failures with their tracebacks; one with
+    several seeds tells their means, and each of its replicates the rest:
 
     \b
         sweeps logs grow-prune-7f3a --follow
         sweeps logs grow-prune-7f3a/12
+        sweeps logs seeds-02bc/12/0
     """
     from sweeps import life
 
@@ -403,8 +405,8 @@ def preflight(overrides: tuple[str, ...], config_dirs: tuple[Path, ...]) -> None
 def compare(a: str, b: str, root: Path, as_json: bool, output: Path | None) -> None:
     r"""Compare two sweeps, or two trials, at the same train FLOPs.
 
-    A and B are both SWEEP, or both SWEEP/NUMBER. Trials of a sweep that differ in their seed alone are
-    compared seed by seed:
+    A and B are both SWEEP, or both SWEEP/NUMBER. Trials with several seeds are compared seed by seed, also
+    trials of a sweep that differ in their seed alone; SWEEP/NUMBER/REPLICATE is one seed of a trial:
 
     \b
         sweeps compare tpe-7f3a random-02bc

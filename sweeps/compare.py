@@ -29,8 +29,8 @@ _T_TEST = "paired t-test over seeds"
 _WILCOXON = "Wilcoxon signed-rank test over checkpoints"
 _ONE_CURVE_EACH = (
     "One run of each: checkpoints of one curve depend on each other, so p describes these two runs and says "
-    "nothing certain of others. Train both with several seeds (a space with `seed: [0, 1, 2, 3, 4]`, the "
-    "rest fixed) for a test that does."
+    "nothing certain of others. Train both with several seeds (sweep.replicates=5, or a space with "
+    "`seed: [0, 1, 2, 3, 4]`, the rest fixed) for a test that does."
 )
 _ONE_SWEEP_EACH = (
     "One run of each sweep: checkpoints of one search depend on each other, so p describes these two runs "

@@ -1,7 +1,9 @@
 """A metric over the train FLOPs spent on it, read from run folders; what `sweeps compare` compares.
 
-A trial's curve is its metric at each report, straight in between. A sweep's curve is the best metric that any
-of its trials had reported by the time all of them together had spent so much; it stays until it is beaten.
+A trial's curve is its metric at each report, straight in between; a trial with replicates has one for each
+seed. A sweep's curve is the best metric that any of its trials had reported by the time all of them together
+had spent so much; it stays until it is beaten. With replicates that metric is their mean, and all of them
+have spent.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sweeps import events
+from sweeps import events, replicates
 from sweeps.config import Direction, SweepConfig
 from sweeps.schema import ConfigError
 from sweeps.sweep import read_plan
@@ -43,7 +45,7 @@ class Curve:
 class Subject:
     """One of two things that are compared."""
 
-    name: str  # SWEEP or SWEEP/NUMBER
+    name: str  # SWEEP, SWEEP/NUMBER or SWEEP/NUMBER/REPLICATE
     metric: str
     maximize: bool
     curves: dict[int, Curve]  # by seed; the seed of the search where it is a sweep
@@ -57,51 +59,91 @@ class Subject:
 
 
 def read_subject(root: Path, name: str) -> Subject:
-    """Read `SWEEP` or `SWEEP/NUMBER` under a storage root.
+    """Read `SWEEP`, `SWEEP/NUMBER` or `SWEEP/NUMBER/REPLICATE` under a storage root.
 
-    Trials of the sweep that differ from SWEEP/NUMBER in their seed alone are its replicates.
+    Of SWEEP/NUMBER every seed is read: its replicates, or in a sweep without replicates the trials that
+    differ from it in their seed alone.
 
     Raises:
-        ConfigError: there is no such sweep or trial, or it has reported nothing.
+        ConfigError: there is no such sweep, trial or replicate, or it has reported nothing.
     """
-    sweep, slash, number = name.partition("/")
+    sweep, *parts = name.split("/", 2)
     config = SweepConfig.from_dict(read_plan(root, sweep)["config"])
     metric, maximize = config.search.metric, config.search.direction is Direction.maximize
-    if not slash:
-        curve, ends = _sweep_curve(root / sweep, metric, maximize)
+    if not parts:
+        curve, ends = _sweep_curve(root / sweep, metric, maximize, config.sweep.replicates)
         curves, seed = {config.search.seed: curve}, config.search.seed
     else:
-        curves, seed = _replicates(root / sweep, number, metric)
+        trainings = _trainings(root / sweep, *parts)
+        curves, seed = _by_seed(trainings, metric), _seed(trainings[0])
+        if seed not in curves:
+            raise ConfigError(f"{name} has reported nothing that could be compared.")
         ends = curves[seed].flops_N.tolist()
     return Subject(
         name=name, metric=metric, maximize=maximize, curves=curves, seed=seed, checkpoints=tuple(ends)
     )
 
 
-def _replicates(sweep: Path, number: str, metric: str) -> tuple[dict[int, Curve], int]:
-    """Curves of the trials that differ from this one in their seed alone, by seed; and its own seed."""
-    given = events.read_json(sweep / number / events.GIVEN) if number.isdigit() else None
-    if given is None:
-        known = ", ".join(folder.name for folder in _trials(sweep)) or "none yet"
+def _trainings(sweep: Path, number: str, replicate: str | None = None) -> list[Path]:
+    """Folders of the trainings of one configuration, each with another seed; first the one asked for."""
+    trials = _trials(sweep)
+    trial = _named(number, trials)
+    if trial is None:
+        known = _names(trials) or "none yet"
         raise ConfigError(f"{sweep.name} has no trial '{number}' to compare. Its trials: {known}.")
-    seed = int(given["config"]["seed"])
-    curves = {seed: _trial_curve(sweep / number, metric)}
-    for folder in _trials(sweep):
-        other = (events.read_json(folder / events.GIVEN) or given)["config"]
-        if {**other, "seed": seed} == given["config"] and other["seed"] not in curves and _has_ended(folder):
-            curves[int(other["seed"])] = _trial_curve(folder, metric)
-    return curves, seed
+    found = [folder for folder in replicates.found(trial) if (folder / events.GIVEN).exists()]
+    if replicate is None:
+        return found or _differing_in_seed(trial)
+    named = _named(replicate, found)
+    if named is None:
+        known = _names(found) or f"none, as {sweep.name}/{number} is trained once"
+        raise ConfigError(
+            f"{sweep.name}/{number} has no replicate '{replicate}' to compare. Its replicates: {known}."
+        )
+    return [named]
 
 
-def _trial_curve(folder: Path, metric: str) -> Curve:
+def _named(name: str, folders: list[Path]) -> Path | None:
+    return next((f for f in folders if f.name == name and (f / events.GIVEN).exists()), None)
+
+
+def _names(folders: list[Path]) -> str:
+    return ", ".join(folder.name for folder in folders)
+
+
+def _differing_in_seed(trial: Path) -> list[Path]:
+    """A trial, then the complete ones of its sweep that differ from it and each other in their seed alone."""
+    config, found = _config(trial), {_seed(trial): trial}
+    for folder in _trials(trial.parent):
+        if _has_ended(folder) and _config(folder) | {"seed": config["seed"]} == config:
+            found.setdefault(_seed(folder), folder)
+    return list(found.values())
+
+
+def _by_seed(trainings: list[Path], metric: str) -> dict[int, Curve]:
+    """The curve of each that has reported something."""
+    read = {_seed(folder): _trial_curve(folder, metric) for folder in trainings}
+    return {seed: curve for seed, curve in read.items() if curve is not None}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What a trial or replicate was given; empty where that was not written."""
+    return dict((events.read_json(folder / events.GIVEN) or {}).get("config", {}))
+
+
+def _seed(folder: Path) -> int:
+    return int(_config(folder)["seed"])
+
+
+def _trial_curve(folder: Path, metric: str) -> Curve | None:
     reports = events.reports(folder)
     if not reports:
-        raise ConfigError(f"{folder.parent.name}/{folder.name} has reported nothing that could be compared.")
+        return None
     flops, values = zip(*((_metric(r, _COST), _metric(r, metric)) for r in reports), strict=True)
     return Curve(flops_N=np.array(flops), values_N=np.array(values), is_step=False)
 
 
-def _sweep_curve(folder: Path, metric: str, maximize: bool) -> tuple[Curve, list[float]]:
+def _sweep_curve(folder: Path, metric: str, maximize: bool, num_replicates: int) -> tuple[Curve, list[float]]:
     """The best so far over the FLOPs of all trials together, and those FLOPs where trials ended.
 
     What a lost worker trained twice counts once.
@@ -110,7 +152,7 @@ def _sweep_curve(folder: Path, metric: str, maximize: bool) -> tuple[Curve, list
     if not reported:
         raise ConfigError(f"No trial of {folder.name} has reported anything that could be compared.")
     _, increments, values, last = zip(*reported, strict=True)
-    spent_N = np.cumsum(increments)
+    spent_N = num_replicates * np.cumsum(increments)
     best_N = (np.maximum if maximize else np.minimum).accumulate(values)
     return Curve(flops_N=spent_N, values_N=best_N, is_step=True), spent_N[np.array(last)].tolist()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from replicate_folders import FLOPS, Replicated
 from scipy import stats
 
 from sweeps import compare, curves, events
@@ -162,6 +164,90 @@ def test_a_trial_of_the_same_configuration_that_did_not_complete_is_no_replicate
     folder.trial("s/2", [(100, 0.5)], state="stopped", seed=2, model={"name": "a"})
     folder.trial("s/3", [(100, 0.5)], state=None, seed=3, model={"name": "a"})
     assert sorted(curves.read_subject(folder.root, "s/0").curves) == [0, 1]
+
+
+# Replicates
+
+
+def replicated(folder: Folder, name: str, *ends: float, seed: int = 0, num_epochs: int = 2) -> Replicated:
+    """A trial whose seeds report 0.25 until their end; with more FLOPs from one seed to the next."""
+    curve = [0.25] * (num_epochs - 1)
+    config = shared().trial.to_dict() | {"seed": seed}
+    trial = Replicated(folder.root / name, [[*curve, end] for end in ends], config=config)
+    trial.given()
+    if num_epochs:
+        trial.write()
+    return trial
+
+
+def test_a_trial_with_replicates_has_a_curve_for_each_seed(folder):
+    folder.sweep("s", "sweep.replicates=3")
+    replicated(folder, "s/0", 0.5, 0.75, 1.0, seed=4)
+    subject = curves.read_subject(folder.root, "s/0")
+    assert (list(subject.curves), subject.seed) == ([4, 5, 6], 4)
+    for number, (curve, end) in enumerate(zip(subject.curves.values(), (0.5, 0.75, 1.0), strict=True), 1):
+        np.testing.assert_allclose(curve.values_N, [0.25, end])
+        np.testing.assert_allclose(curve.flops_N, [number * FLOPS, 2 * number * FLOPS])
+    assert subject.checkpoints == (FLOPS, 2 * FLOPS)
+
+
+def test_replicates_of_two_trials_are_paired_by_seed_whichever_sweeps_they_are_of(folder):
+    folder.sweep("s", "sweep.replicates=3")
+    folder.sweep("t", "sweep.replicates=2")
+    replicated(folder, "s/0", 0.5, 0.75, 1.0, num_epochs=4)
+    replicated(folder, "t/3", 0.5, 0.625, seed=1, num_epochs=4)
+    found = compared(folder, "s/0", "t/3")
+    # Seeds 1 and 2 are the second and third of s/0, and the first and second of t/3, the cheapest of all.
+    assert found.flops == 4 * FLOPS
+    assert [(pair.seed, pair.a, pair.b) for pair in found.seeds] == [(1, 0.25, 0.5), (2, 0.25, 0.25)]
+    assert found.test.name.startswith("paired t-test")
+    assert found.test.num_pairs == 2
+
+
+def test_other_trials_that_differ_in_their_seed_alone_add_nothing_to_replicates(folder):
+    folder.sweep("s", "sweep.replicates=2")
+    replicated(folder, "s/0", 0.5, 0.75)
+    replicated(folder, "s/1", 0.5, 0.75, seed=7)
+    assert list(curves.read_subject(folder.root, "s/0").curves) == [0, 1]
+
+
+def test_a_replicate_may_be_named_alone(folder):
+    folder.sweep("s", "sweep.replicates=2")
+    replicated(folder, "s/0", 0.5, 0.75)
+    subject = curves.read_subject(folder.root, "s/0/1")
+    assert (list(subject.curves), subject.seed, subject.is_sweep) == ([1], 1, False)
+    np.testing.assert_allclose(subject.curves[1].values_N, [0.25, 0.75])
+    caveat = compared(folder, "s/0/0", "s/0/1").test.caveat
+    assert "Train both with several seeds (sweep.replicates=5" in caveat
+
+
+def test_a_sweep_has_spent_the_flops_of_all_its_replicates(folder):
+    folder.sweep("s", "sweep.replicates=3")
+    for number in range(2):
+        replicated(folder, f"s/{number}", 0.5, 0.75, 0.625 + 0.375 * number)
+    subject = curves.read_subject(folder.root, "s")
+    (curve,) = subject.curves.values()
+    each = (1 + 2 + 3) * FLOPS  # of an epoch
+    np.testing.assert_allclose(curve.flops_N, [each, 2 * each, 3 * each, 4 * each])
+    np.testing.assert_allclose(curve.values_N, [0.25, 0.625, 0.625, 0.75])  # the best mean so far
+    assert subject.checkpoints == (2 * each, 4 * each)
+
+
+def test_replicates_that_are_not_there_are_named(folder):
+    folder.sweep("s", "sweep.replicates=2")
+    folder.trial("s/1", [(100, 0.5)])
+    replicated(folder, "s/0", 0.5, 0.75)
+    replicated(folder, "s/2", 0.5, 0.75, num_epochs=0)
+    for name, message in (
+        ("s/0/2", "s/0 has no replicate '2' to compare. Its replicates: 0, 1."),
+        ("s/0/1/0", "s/0 has no replicate '1/0' to compare. Its replicates: 0, 1."),
+        ("s/1/0", "s/1 has no replicate '0' to compare. Its replicates: none, as s/1 is trained once."),
+        ("s/3/0", "s has no trial '3' to compare. Its trials: 0, 1, 2."),
+        ("s/2", "s/2 has reported nothing that could be compared."),
+        ("s/2/1", "s/2/1 has reported nothing that could be compared."),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            curves.read_subject(folder.root, name)
 
 
 @given(st.lists(st.integers(1, 100), min_size=2, max_size=8), st.integers(-50, 50))
