@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
-from sweeps import events, folders, lease, logs, retention, stores
+from sweeps import events, folders, lease, logs, replicates, retention, stores
 from sweeps.commands import root_option
 from sweeps.schema import ConfigError
 from sweeps.search import delete_study, list_studies, study_url
@@ -41,16 +42,19 @@ def stop(root: Path, name: str) -> Iterator[str]:
 def show_logs(root: Path, identity: str, follow: bool, as_json: bool) -> Iterator[str]:
     """What the drivers of SWEEP said, or what happened in SWEEP/NUMBER or SWEEP/NUMBER/REPLICATE."""
     name, _, number = identity.partition("/")
-    folders.read_plan(root, name)
-    trial = _trial_folder(root / name, number) if number else None
+    metric = folders.read_config(root, name).search.metric
+    folder = _trial_folder(root / name, number) if number else None
+    trial = root / name / number.split("/")[0]
 
     def read() -> Iterator[str]:
         if as_json:
-            return logs.raw(root / name, trial)
-        return logs.of_sweep(root, name) if trial is None else logs.of_trial(trial)
+            return logs.raw(root / name, folder)
+        if folder is None:
+            return logs.of_sweep(root, name)
+        return chain(_where_replicates_log(root, folder), logs.of_trial(folder, trial, metric))
 
     def is_over() -> bool:
-        if trial is not None and (root / name / number.split("/")[0] / events.OUTCOME).exists():
+        if folder is not None and (trial / events.OUTCOME).exists():
             return True
         return _live(root, name) is None
 
@@ -60,11 +64,30 @@ def show_logs(root: Path, identity: str, follow: bool, as_json: bool) -> Iterato
 def _trial_folder(sweep: Path, number: str) -> Path:
     folder = sweep / number
     words = number.split("/")
-    if len(words) > 2 or not all(word.isdigit() for word in words) or not folder.is_dir():
-        known = sorted(int(path.name) for path in sweep.iterdir() if path.name.isdigit())
-        said = f"{known[0]} to {known[-1]}" if known else "none yet"
-        raise ConfigError(f"{sweep.name} has no trial {number}. Its trials: {said}.")
+    if len(words) > 2 or not all(word.isdigit() for word in words) or not (sweep / words[0]).is_dir():
+        numbers = sorted(int(path.name) for path in sweep.iterdir() if path.name.isdigit())
+        raise ConfigError(f"{sweep.name} has no trial {number}. Its trials: {_span(numbers) or 'none yet'}.")
+    if not folder.is_dir():
+        indices = [int(path.name) for path in replicates.found(folder.parent)]
+        known = _span(indices) or "none, as it is trained once"
+        raise ConfigError(f"{sweep.name}/{words[0]} has no replicate {words[1]}. Its replicates: {known}.")
     return folder
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if numbers else ""
+
+
+def _where_replicates_log(root: Path, folder: Path) -> list[str]:
+    """What stands above the log of a trial whose events are means."""
+    found = [path.relative_to(root).as_posix() for path in replicates.found(folder)]
+    if not found:
+        return []
+    command = f"sweeps logs {found[0]}{root_option(root.absolute())}"
+    return [
+        f"{logs.UNDATED}means over {len(found)} seeds, ± standard error; each has a log of its own, "
+        f"{found[0]} to {found[-1]}: {command}"
+    ]
 
 
 def remove(root: Path, name: str, keep_records: bool, confirm: Callable[[str], bool]) -> Iterator[str]:

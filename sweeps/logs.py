@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeps import events, folders
-from sweeps.leaderboard import label
+from sweeps.leaderboard import label, measured
 
+UNDATED = " " * 21  # in place of a line's date and time
 _POLL_SECONDS = 0.5
 _SHOWN = ("val/accuracy", "val/loss", "train/loss", "model/parameters", "model/nonzero_parameters")
 
@@ -23,14 +24,20 @@ def of_sweep(root: Path, name: str) -> Iterator[str]:
         yield from path.read_text().splitlines()
 
 
-def of_trial(folder: Path) -> Iterator[str]:
-    """What happened in a trial so far: a line per start, report, edit, warning and failure, and its end."""
+def of_trial(folder: Path, trial: Path, metric: str) -> Iterator[str]:
+    """What happened in a trial so far: a line per start, report, edit, warning and failure, and its end.
+
+    Args:
+        folder: of the trial, or of one of its replicates.
+        trial: folder of the trial, which ends for its replicates too.
+        metric: what ranks trials; its means are shown with their standard errors.
+    """
     for event in events.read_events(folder):
-        yield from readable(event)
-    outcome = events.read_json(folder / events.OUTCOME)
+        yield from readable(event, metric)
+    outcome = events.read_json(trial / events.OUTCOME)
     if outcome is not None:
         why = f": {outcome['reason']}" if outcome["reason"] else ""
-        yield f"{' ' * 19}  {outcome['state']}{why}"
+        yield f"{UNDATED}{outcome['state']}{why}"
 
 
 def raw(sweep: Path, trial: Path | None) -> Iterator[str]:
@@ -61,11 +68,11 @@ def follow(read: Callable[[], Iterator[str]], is_over: Callable[[], bool]) -> It
         time.sleep(_POLL_SECONDS)
 
 
-def readable(event: Mapping[str, Any]) -> list[str]:
-    """One event for people."""
+def readable(event: Mapping[str, Any], metric: str) -> list[str]:
+    """One event for people; a mean of `metric` has its standard error."""
     when = f"{datetime.fromtimestamp(event['time']):%Y-%m-%d %H:%M:%S}  "
-    told = _TOLD.get(event["kind"], _other)(event)
-    return [(when if n == 0 else " " * len(when)) + line for n, line in enumerate(told)]
+    told = _report(event, metric) if event["kind"] == "report" else _TOLD.get(event["kind"], _other)(event)
+    return [(when if n == 0 else UNDATED) + line for n, line in enumerate(told)]
 
 
 def _started(event: Mapping[str, Any]) -> list[str]:
@@ -74,9 +81,13 @@ def _started(event: Mapping[str, Any]) -> list[str]:
     return [f"attempt {event['attempt']} {begun}, {where}"]
 
 
-def _report(event: Mapping[str, Any]) -> list[str]:
-    metrics = event["metrics"]
-    shown = [f"{label(key)} {_number(metrics[key])}" for key in _SHOWN if key in metrics]
+def _report(event: Mapping[str, Any], metric: str) -> list[str]:
+    metrics, errors = event["metrics"], event.get("errors", {})
+    told = {key: _number(metrics[key]) for key in _SHOWN if key in metrics}
+    if metric in errors:
+        # First, as it ranks, also where it is none of those always shown.
+        told = {metric: ""} | told | {metric: measured(metrics[metric], errors[metric])}
+    shown = [f"{label(key)} {value}" for key, value in told.items()]
     lines = [f"epoch {event['epoch']:g}, step {event['step']}: {', '.join(shown)}"]
     lines += [f"  {e['kind']} {e['layer']} by {e['number']}: {e['reason']}" for e in event["edits"]]
     findings = event.get("findings", [])
@@ -84,7 +95,7 @@ def _report(event: Mapping[str, Any]) -> list[str]:
 
 
 def _failed(event: Mapping[str, Any]) -> list[str]:
-    return [f"failed: {event['reason']}", *f"{event['traceback']}".rstrip().splitlines()]
+    return [f"{event['kind']}: {event['reason']}", *f"{event['traceback']}".rstrip().splitlines()]
 
 
 def _other(event: Mapping[str, Any]) -> list[str]:
@@ -95,8 +106,8 @@ def _other(event: Mapping[str, Any]) -> list[str]:
 
 _TOLD: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "started": _started,
-    "report": _report,
     "failed": _failed,
+    "lost": _failed,
 }
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sweeps import events
+from sweeps import events, replicates
 from sweeps.search import Study, TrialRow
 
 
@@ -52,7 +52,7 @@ def size(folder: Path) -> int:
 
 def _checkpoint_folders(trial: Path) -> Iterator[Path]:
     """The trial's own, and those of its replicates."""
-    for folder in (trial, *(path for path in trial.glob("*") if path.name.isdigit())):
+    for folder in (trial, *replicates.found(trial)):
         if (folder / "checkpoints").is_dir():
             yield folder / "checkpoints"
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from replicate_folders import Replicated
 from stand_in import RANDOM, LearningRates
 
-from sweeps import compose, events, folders, lease, retention, stores
+from sweeps import compose, events, folders, lease, logs, retention, stores
 from sweeps.cli import main
 from sweeps.config import SweepConfig
 from sweeps.heartbeat import Heartbeat
@@ -174,6 +175,90 @@ def test_the_log_of_a_trial_tells_its_life_in_order(root):
     ]
 
 
+def test_a_lost_worker_is_told_with_where_it_stood(root):
+    lost = {"reason": "its worker hung and was ended", "traceback": "File here\n  wait()\n"}
+    events.EventWriter(root / "s" / "4").write("lost", lost)
+    said = [line[21:] for line in sweeps(root, "logs", "s/4").output.splitlines()]
+    assert said == ["lost: its worker hung and was ended", "File here", "  wait()"]
+
+
+# The mean 0.8 has deviations -0.1, 0.1, 0: an error of 0.1 / sqrt(3).
+CURVES = ([0.5, 0.7], [0.5, 0.9], [0.5, 0.8])
+
+
+@pytest.fixture
+def replicated(root) -> Replicated:
+    return Replicated(root / "s" / "5", CURVES)
+
+
+def test_the_log_of_a_trial_with_several_seeds_tells_means_and_where_each_seed_has_its_own(root, replicated):
+    replicated.write()
+    above, started, *reports, end = sweeps(root, "logs", "s/5").output.splitlines()
+    assert above.strip() == (
+        "means over 3 seeds, ± standard error; each has a log of its own, s/5/0 to s/5/2: "
+        f"sweeps logs s/5/0 --root {root}"
+    )
+    assert started[21:] == "attempt 1 starts, process 7 on here"
+    assert [line[21:] for line in reports] == [
+        "epoch 1, step 10: val acc 0.5000 ± 0.0000, val loss 0.5000, model/parameters 1,100, "
+        "model/nonzero_parameters 500",
+        "epoch 2, step 20: val acc 0.8000 ± 0.0577, val loss 0.2000, model/parameters 1,100, "
+        "model/nonzero_parameters 500",
+    ]
+    assert end.strip() == "complete"
+
+
+def test_the_log_of_a_replicate_tells_its_edits_and_findings_and_ends_as_its_trial(root, replicated):
+    replicated.given()
+    replicated.report()
+    running = [line[21:] for line in sweeps(root, "logs", "s/5/1").output.splitlines()]
+    replicated.end("failed", "the loss became nan")
+    said = [line[21:] for line in sweeps(root, "logs", "s/5/1").output.splitlines()]
+    assert said == [*running, "failed: the loss became nan"]
+    assert said[1:4] == [
+        "epoch 1, step 10: val acc 0.5000, val loss 0.5000, model/parameters 1,100, "
+        "model/nonzero_parameters 500",
+        "  grow conv1 by 1: r",
+        "  warn: conv1: Vanishes. Raise.",
+    ]
+    assert "±" not in "".join(said)
+
+
+def test_what_ranks_is_told_first_where_it_is_no_metric_that_is_always_shown():
+    metrics = {"val/accuracy": 0.5, "val/f1": 0.25}
+    report = {"kind": "report", "time": 0, "epoch": 1, "step": 10, "metrics": metrics, "edits": []}
+    (mean,) = logs.readable({**report, "errors": {"val/accuracy": 0.125, "val/f1": 0.0625}}, "val/f1")
+    assert mean[21:] == "epoch 1, step 10: val/f1 0.2500 ± 0.0625, val acc 0.5000"
+    (once,) = logs.readable(report, "val/f1")
+    assert once[21:] == "epoch 1, step 10: val acc 0.5000"
+
+
+def test_following_a_replicate_ends_with_its_trial(root, replicated):
+    lease.acquire(study_url(root), "s")  # a live driver
+    replicated.given()
+    replicated.report(last=1)
+
+    def go_on() -> None:
+        replicated.report(first=2)
+        replicated.end()
+
+    threading.Timer(0.3, go_on).start()
+    for identity in ("s/5/2", "s/5"):
+        said = sweeps(root, "logs", identity, "--follow").output.splitlines()
+        assert said[-1].strip() == "complete"
+        assert "epoch 2" in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("identity", "known"),
+    [("s/5/3", "s/5 has no replicate 3. Its replicates: 0 to 2."), ("s/2/0", "none, as it is trained once")],
+)
+def test_logs_of_an_unknown_replicate_name_the_known(root, replicated, identity, known):
+    replicated.given()
+    done = sweeps(root, "logs", identity)
+    assert (done.exit_code, known in done.output) == (2, True)
+
+
 def test_raw_logs_are_the_events_as_written(root):
     write_trial(root / "s" / "3")
     write_trial(root / "s" / "3" / "1")  # a replicate
@@ -247,6 +332,21 @@ def test_gc_keeps_the_pareto_front_and_removes_replicates_checkpoints_too(tmp_pa
         (tmp_path / str(number) / "0" / "checkpoints" / "step").mkdir(parents=True)
     retention.collect(study, tmp_path, keep=1)
     assert sorted(path.parts[-4] for path in tmp_path.glob("*/0/checkpoints/*")) == ["0", "2"]
+
+
+def test_gc_removes_every_replicates_checkpoints_and_then_none_is_claimed(tmp_path):
+    study = Study.create("sqlite://", "s", RANDOM, budget=2)
+    for number, value in enumerate((0.5, 0.9)):
+        study.ask(LearningRates())
+        trial = Replicated(tmp_path / str(number), [[value], [value]])
+        study.complete(number, value, trial.write())
+    freed = retention.collect(study, tmp_path, keep=1, dry_run=True)
+    assert freed == 2 * len("weights of 0")
+    assert retention.collect(study, tmp_path, keep=1) == freed
+    assert sorted(path.parts[-4] for path in tmp_path.glob("*/*/checkpoints/*")) == ["1", "1"]
+    claims = [events.read_json(tmp_path / number / events.OUTCOME)["checkpoint"] for number in "01"]
+    assert (claims[0], Path(claims[1]).parts[-3:-1]) == (None, ("0", "checkpoints"))
+    assert all((tmp_path / "0" / index / "events").is_dir() for index in "01")
 
 
 # rm
