@@ -44,7 +44,7 @@ class StandInTraining:
 
     def __iter__(self) -> Any:
         while self.epoch < self.config.training.num_epochs:
-            time.sleep(self.seconds)
+            self.train_epoch()
             if self.paused:
                 return
             self.epoch += 1
@@ -54,6 +54,9 @@ class StandInTraining:
                 raise RuntimeError("thirteen\nis unlucky")
             self.reported.append(self.epoch)
             yield self.report()
+
+    def train_epoch(self) -> None:
+        time.sleep(self.seconds)
 
     def report(self) -> StandInReport:
         finished = self.epoch == self.config.training.num_epochs

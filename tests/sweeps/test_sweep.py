@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import signal
@@ -13,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from learner import LearnerTrial, read_state
+from local_sweeps import launch, make_config, read_runs
 from stand_in import SlowStandInTrial, StandInTrial, accuracy_of
 
 from sweeps import compose, events, stores, sweep
-from sweeps.config import ConfigError, SweepConfig, set_key
+from sweeps.config import ConfigError
 from sweeps.search import TrialState
 from sweeps.sweep import Result
 
@@ -30,35 +29,6 @@ pytestmark = pytest.mark.slow
 def root(tmp_path_factory) -> Path:
     """One storage root, so that MLflow's schema is made once."""
     return tmp_path_factory.mktemp("runs")
-
-
-@functools.cache
-def base() -> SweepConfig:
-    """Composing takes a second, so it is done once."""
-    return compose.load(["model=mlp", "space=none", "scheduler=none", "training.num_epochs=4"])
-
-
-def make_config(root: Path, *words: str, low: float = 1e-2, high: float = 0.8) -> SweepConfig:
-    values = base().to_dict()
-    values["space"] = {"optimizer.lr": {"float": [low, high], "log": True}}
-    slots = ("cluster.cpus_per_trial=0.5", "cluster.num_concurrent=2")
-    for word in (f"storage.root={root}", *slots, *words):
-        key, value = word.split("=")
-        set_key(values, key, yaml.safe_load(value))
-    return SweepConfig.from_dict(values)
-
-
-def launch(config: SweepConfig, trainable=StandInTrial) -> Result:
-    return sweep.launch(config, sweep.new_name(config), ["sweeps", "launch"], trainable)
-
-
-def read_runs(root: Path, name: str) -> dict[str, object]:
-    from mlflow.tracking import MlflowClient
-
-    tracking = stores.open_tracking(stores.default_uri(root), "growsweep", root)
-    client = MlflowClient(tracking.uri)
-    found = client.search_runs([tracking.experiment_id], f"tags.`growsweep.sweep` = '{name}'")
-    return {run.data.tags["growsweep.id"]: run for run in found}
 
 
 @pytest.fixture(scope="module")
