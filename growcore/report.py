@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,12 @@ class EditRecord:
     after: LayerState | None = None
     # By `<what>/<layer>`, on one training batch, all edits together; see `growcore.checks.edit_signal`.
     signal: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EditRecord:
+        """The record that `dataclasses.asdict` made these values of."""
+        moments = {key: values[key] and LayerState(**values[key]) for key in ("before", "after")}
+        return cls(**{**values, **moments})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
     for report in Training(config, device):
         ...
 
-The loop knows no logger and no service. `state_dict` holds all that resuming needs: on one device a
-resumed training equals an uninterrupted one bit for bit.
+The loop knows no logger and no service. It can be paused between any two steps; `state_dict` holds all that
+resuming needs: on one device a resumed training equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from growcore import checks, cost, data, models
 from growcore.config import LearningRateSchedule, OptimizerConfig, OptimizerName, Preflight, TrialConfig
 from growcore.diagnostics import Finding
 from growcore.editing import Editor
+from growcore.epoch import Epoch
 from growcore.evaluation import evaluate
 from growcore.plateau import Plateau
 from growcore.report import EditRecord, Report, TrialFailed, TrialInfeasible
+from growcore.schema import build, plain
 
 __all__ = ["EditRecord", "Report", "Training", "TrialFailed", "TrialInfeasible"]
 
@@ -58,6 +60,10 @@ class Training:
         self.train_flops = 0
         self.sparse_flops = 0
         self.wall_seconds = 0.0
+        self.paused = False  # whether iterating ended because of `pause`, before the last report
+        self._pause_asked = False
+        self._under_way: Epoch | None = None
+        self._reported = 0  # epochs at the last report
         self._train_loss = 0.0
         self._edits: list[EditRecord] = []
         self._findings: list[Finding] = []
@@ -65,56 +71,89 @@ class Training:
 
     @property
     def finished(self) -> bool:
+        """Whether all epochs are trained; a pause may still keep the last report back."""
         return self.epoch >= self.config.training.num_epochs or self.plateau.reached
 
+    def pause(self) -> None:
+        """End the iteration after the step that runs, without a report; `paused` is then True.
+
+        Signal handlers and other threads may call it: it sets a flag. Edits and a report that are being made
+        are made to their end first, and the report is given. A paused training does not go on: load its
+        `state_dict` into a new one.
+        """
+        self._pause_asked = True
+
     def __iter__(self) -> Iterator[Report]:
-        self._preflight()
-        while not self.finished:
-            started = time.perf_counter()
-            self._edit()
-            self._train_epoch()
-            self.epoch += 1
-            self.schedule.step()
-            self.wall_seconds += time.perf_counter() - started
-            if self.finished or self.epoch % self.config.training.report_every_epochs == 0:
+        while self._report_is_due or not self.finished:
+            if self._pause_asked:
+                self.paused = True
+                return
+            if self._report_is_due:
                 yield self._report()
+            else:
+                self._train_epoch()
+
+    @property
+    def _report_is_due(self) -> bool:
+        is_time = self.finished or self.epoch % self.config.training.report_every_epochs == 0
+        return is_time and self.epoch > self._reported
+
+    def _train_epoch(self) -> None:
+        """Train the epoch under way, or the next one, to its end or to a pause."""
+        if self._under_way is None:
+            self._preflight()
+        started = time.perf_counter()
+        self._under_way = self._under_way or self._begin_epoch()
+        if self._train_batches(self._under_way):
+            self._end_epoch(self._under_way)
+        self.wall_seconds += time.perf_counter() - started
 
     def _preflight(self) -> None:
         if self.step == 0 and self.config.preflight != Preflight.off:
             check = checks.before_training(self.model, self.data, self.config.preflight)
             self._findings, self._signal = check.findings, check.metrics
 
-    def _edit(self) -> None:
+    def _begin_epoch(self) -> Epoch:
         records, flops = self.editor.edit(self.model, self.optimizer, self.epoch, self.step)
         self._edits += records
         self.train_flops += flops
         self.sparse_flops += flops
-
-    def _train_epoch(self) -> None:
         size = cost.measure(self.model, self.data.image_shape)
-        strength_flops = self._strength_flops()
-        batch_size = self.config.training.batch_size
-        total_loss = torch.zeros((), device=self.device)
-        num_images = 0
+        return Epoch.begin(size, self.generator, self.config.seed * 1_000_003 + self.epoch, self.device)
+
+    def _train_batches(self, epoch: Epoch) -> bool:
+        """Train what remains of an epoch; False where a pause leaves some of it."""
         self.model.train()
-        with self._own_randomness():
-            for x_NCHW, y_N in data.training_batches(self.data, self.config.data, batch_size, self.generator):
-                total_loss += self._train_step(x_NCHW, y_N) * len(y_N)
-                num_images += len(y_N)
+        self.generator.set_state(epoch.order)
+        batches = data.training_batches(
+            self.data, self.config.data, self.config.training.batch_size, self.generator
+        )
+        with self._counting_flops(epoch), epoch.own_noise():
+            for x_NCHW, y_N in epoch.remaining(batches):
+                if self._pause_asked:
+                    return False
+                epoch.total_loss += self._train_step(x_NCHW, y_N) * len(y_N)
+                epoch.num_images += len(y_N)
                 if self.step % CHECK_EVERY_STEPS == 0:
-                    self._check_finite(total_loss)
-        self._check_finite(total_loss)
-        self._train_loss = float(total_loss) / num_images
-        strength_flops = self._strength_flops() - strength_flops
-        self.train_flops += size.training_flops * num_images + strength_flops
-        self.sparse_flops += size.sparse_training_flops * num_images + strength_flops
+                    self._check_finite(epoch.total_loss)
+        return True
+
+    def _end_epoch(self, epoch: Epoch) -> None:
+        self._check_finite(epoch.total_loss)
+        self._train_loss = float(epoch.total_loss) / epoch.num_images
+        self._under_way = None
+        self.epoch += 1
+        self.schedule.step()
 
     @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Dropout and its like draw from torch's own generator: each epoch from a seed of its own."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.config.seed * 1_000_003 + self.epoch)
-            yield
+    def _counting_flops(self, epoch: Epoch) -> Iterator[None]:
+        """Add the FLOPs of the images trained on meanwhile, and of measuring strengths on them."""
+        num_images, strength_flops = epoch.num_images, self._strength_flops()
+        yield
+        num_images = epoch.num_images - num_images
+        strength_flops = self._strength_flops() - strength_flops
+        self.train_flops += epoch.training_flops * num_images + strength_flops
+        self.sparse_flops += epoch.sparse_training_flops * num_images + strength_flops
 
     def _strength_flops(self) -> int:
         """FLOPs of measuring strengths so far, were the layers always of their present size."""
@@ -158,6 +197,7 @@ class Training:
         findings, self._findings = self._findings, []
         metrics |= _growth_metrics(edits) | self._signal
         self._signal = {key: self._signal[key] for key in checks.COUNTS if key in self._signal}
+        self._reported = self.epoch
         return Report(self.step, self.epoch, metrics, edits, self.finished, findings)
 
     def _size_metrics(self) -> dict[str, float]:
@@ -205,13 +245,18 @@ class Training:
             "wall_seconds": self.wall_seconds,
             "train_loss": self._train_loss,
             "preflight": dict(self._signal),
+            "under_way": None if self._under_way is None else self._under_way.state_dict(),
+            "reported": self._reported,
+            "edits": [plain(edit) for edit in self._edits],
+            "findings": [plain(finding) for finding in self._findings],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state as if there had been no break; state is taken between two reports.
+        """Go on from a state as if there had been no break; state is taken at a report or after a pause.
 
         The configuration may differ from that of the state in what does not shape the network or its
         optimizer: training goes on with the new values. A new learning rate is where its schedule would be.
+        Under a new batch size, an epoch goes on at the first batch that holds only images not trained on.
 
         Raises:
             ValueError: the state belongs to another model or another optimizer.
@@ -233,7 +278,11 @@ class Training:
             setattr(self, name, state[name])
         self._train_loss = state["train_loss"]
         self._signal = dict(state["preflight"])
-        self._edits, self._findings = [], []
+        under_way = state["under_way"]
+        self._under_way = None if under_way is None else Epoch.load(under_way, self.device)
+        self._reported = state["reported"]
+        self._edits = [EditRecord.from_dict(edit) for edit in state["edits"]]
+        self._findings = [build(Finding, finding) for finding in state["findings"]]
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
