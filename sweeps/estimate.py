@@ -4,6 +4,9 @@ Planned growth is taken as full and accepted, so a trial that grows less costs l
 this machine as busy as it is now: a few real training steps and a growth, with its statistics and line
 search, at the width a trial starts with and at the width it ends with. In between, the time of a step is
 taken to be linear in its FLOPs, and that of a growth to lie in the middle.
+
+Replicates of a configuration are trained in turns by one worker: each has a network and an optimizer of its
+own, while the data and the activations of the one that trains are there once.
 """
 
 from __future__ import annotations
@@ -34,10 +37,10 @@ _EVALUATION = 1 / 3  # of an image, beside training on it: the forward pass alon
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialEstimate:
-    """One sampled trial that runs to its end."""
+    """One sampled trial that runs to its end, with all its replicates."""
 
     values: dict[str, Any]  # dotted trial key -> value
-    parameters: int  # at the end
+    parameters: int  # of one network, at the end
     train_flops: int
     memory_bytes: (
         int  # weights, gradients, optimizer, activations of a batch, data; torch itself is not in it
@@ -74,7 +77,8 @@ class _Probe:
     seconds: float  # a training step
     growth_seconds: float  # a growth; 0 where the trial has none
     flops: float  # a training step
-    memory_bytes: int
+    own_bytes: int  # what every replicate has: weights, gradients, optimizer
+    shared_bytes: int  # what replicates need one at a time, or together: activations, data
 
 
 def estimate(config: SweepConfig, space: SearchSpace) -> Estimate:
@@ -89,9 +93,10 @@ def estimate(config: SweepConfig, space: SearchSpace) -> Estimate:
 
     torch.set_num_threads(config.trial.training.num_threads)  # more than a trial gets would not be its time
     device = "cuda" if config.cluster.gpus_per_trial else "cpu"
+    num = config.sweep.replicates
     planned = sorted(_plan(space), key=lambda each: each.cost.training_flops)
-    chosen = [_estimate(planned[i], device) for i in (0, len(planned) // 2, len(planned) - 1)]
-    flops = [each.cost.training_flops for each in planned]
+    chosen = [_estimate(planned[i], device, num) for i in (0, len(planned) // 2, len(planned) - 1)]
+    flops = [num * each.cost.training_flops for each in planned]
     seconds = _mean_seconds(chosen, flops)
     slots = _slots(config)
     return Estimate(
@@ -116,7 +121,7 @@ def _plan(space: SearchSpace) -> Iterator[_Planned]:
         yield _Planned(values=values, config=config, cost=planned_cost(config))
 
 
-def _estimate(planned: _Planned, device: str) -> TrialEstimate:
+def _estimate(planned: _Planned, device: str, num_replicates: int) -> TrialEstimate:
     import torch
 
     timed = device == "cpu" or torch.cuda.is_available()
@@ -124,9 +129,9 @@ def _estimate(planned: _Planned, device: str) -> TrialEstimate:
     return TrialEstimate(
         values=planned.values,
         parameters=planned.cost.parameters,
-        train_flops=planned.cost.training_flops,
-        memory_bytes=end.memory_bytes,
-        seconds=_trial_seconds(planned, start, end) if timed else None,
+        train_flops=num_replicates * planned.cost.training_flops,
+        memory_bytes=num_replicates * end.own_bytes + end.shared_bytes,
+        seconds=num_replicates * _trial_seconds(planned, start, end) if timed else None,
     )
 
 
@@ -159,12 +164,12 @@ def _probe(training: Training, growth_epochs: tuple[int, ...]) -> _Probe:
         steps += 1
     seconds = (time.perf_counter() - began) / steps
     per_image = cost.measure(training.model, training.data.image_shape).training_flops
-    memory = activations + _held_bytes(training)
     return _Probe(
         seconds=seconds,
         growth_seconds=_growth_seconds(training, growth_epochs),
         flops=per_image * min(training.config.training.batch_size, len(training.data.train)),
-        memory_bytes=memory,
+        own_bytes=_own_bytes(training),
+        shared_bytes=activations + _data_bytes(training),
     )
 
 
@@ -219,14 +224,21 @@ def _train_counting(training: Training, x_NCHW: Tensor, y_N: Tensor) -> int:
     return sum(kept.values())
 
 
-def _held_bytes(training: Training) -> int:
-    """Weights and buffers, gradients, optimizer state and the data set."""
+def _own_bytes(training: Training) -> int:
+    """Weights and buffers, gradients and optimizer state."""
     model: nn.Module = training.model
     tensors = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
     tensors += [v for state in training.optimizer.state.values() for v in _tensors(state)]
-    for part in (training.data.train, training.data.val, training.data.test):
-        tensors += [part.x_NCHW, part.y_N]
+    return _bytes(tensors)
+
+
+def _data_bytes(training: Training) -> int:
+    parts = (training.data.train, training.data.val, training.data.test)
+    return _bytes([tensor for part in parts for tensor in (part.x_NCHW, part.y_N)])
+
+
+def _bytes(tensors: list[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -42,7 +42,7 @@ def render(
         num_samples: random trials of the space shown below it.
     """
     parts: list[RenderableType] = [
-        _section("sweep", _sweep(config, name, notes)),
+        _section("sweep", _sweep(config, space, name, notes)),
         "",
         _section("every trial", _trial(config, space)),
         "",
@@ -62,7 +62,9 @@ def cost(config: SweepConfig, space: SearchSpace) -> RenderableType:
     except (ValueError, OSError, RuntimeError) as error:  # no data, no room: the plan stands without it
         return Text(f"cost: not estimated, as a sampled trial cannot be built here: {error}")
     kinds = (found.smallest, found.median, found.largest)
-    table = _table(_cost_rows(kinds), "cost of a whole trial", "smallest", "median", "largest")
+    num = config.sweep.replicates
+    title = "cost of a whole trial" if num == 1 else f"cost of a configuration, all {num} seeds"
+    table = _table(_cost_rows(kinds), title, "smallest", "median", "largest")
     largest = " ".join(space.overrides(found.largest.values))
     notes = (
         f"  of {found.num_samples} sampled trials, each planned growth taken as full; memory without torch "
@@ -84,7 +86,7 @@ def _sweep_cost(config: SweepConfig, found: Estimate) -> Iterable[tuple[str, str
     if num is None:
         yield (
             "train GFLOP",
-            f"{found.mean_train_flops / 1e9:.3g} a trial; {_ends(config.sweep)} ends the sweep",
+            f"{found.mean_train_flops / 1e9:.3g} a {_what(config)}; {_ends(config.sweep)} ends the sweep",
         )
         return
     less = (
@@ -93,17 +95,22 @@ def _sweep_cost(config: SweepConfig, found: Estimate) -> Iterable[tuple[str, str
         else f"; less where {config.scheduler.name} stops early"
     )
     yield "train GFLOP", f"{num * found.mean_train_flops / 1e9:.3g} if every trial runs to its end{less}"
-    yield "time", _sweep_time(num, found) + ("" if found.mean_seconds is None else less)
+    yield "time", _sweep_time(num, _what(config), found) + ("" if found.mean_seconds is None else less)
 
 
-def _sweep_time(num: int, found: Estimate) -> str:
+def _what(config: SweepConfig) -> str:
+    """What the search chooses and a number of trials counts."""
+    return "trial" if config.sweep.replicates == 1 else "configuration"
+
+
+def _sweep_time(num: int, what: str, found: Estimate) -> str:
     slots = found.num_slots
     if found.mean_seconds is None:
         return f"unknown: this machine has no {found.device} device to time a trial on"
     if found.sweep_seconds is None:
         every = _time(num * found.mean_seconds)
         return f"{every} of slots: how many slots there are, only the cluster knows"
-    each = f"{num} trials of {_time(found.mean_seconds)} on {slots} slot{'s' if slots != 1 else ''}"
+    each = f"{num} {what}s of {_time(found.mean_seconds)} on {slots} slot{'s' if slots != 1 else ''}"
     return f"about {_time(found.sweep_seconds)}: {each}"
 
 
@@ -153,10 +160,12 @@ def _table(rows: Iterable[Iterable[str]], *headers: str) -> Table:
     return table
 
 
-def _sweep(config: SweepConfig, name: str, notes: Sequence[str]) -> Iterable[tuple[str, str]]:
+def _sweep(
+    config: SweepConfig, space: SearchSpace, name: str, notes: Sequence[str]
+) -> Iterable[tuple[str, str]]:
     search, tracking, root = config.search, config.tracking, config.storage.root
     yield "name", name
-    yield "trials", _trials(config)
+    yield "trials", _trials(config, space)
     yield from _search(search)
     for note in notes:
         yield "", note
@@ -174,12 +183,21 @@ def _sweep(config: SweepConfig, name: str, notes: Sequence[str]) -> Iterable[tup
         yield "told", told
 
 
-def _trials(config: SweepConfig) -> str:
-    num, ends = config.sweep.num_trials, _ends(config.sweep)
+def _trials(config: SweepConfig, space: SearchSpace) -> str:
+    num, ends, what = config.sweep.num_trials, _ends(config.sweep), _what(config)
     of = f"of {config.trial.training.num_epochs} epochs"
+    if config.sweep.replicates > 1:
+        of += f", each trained with {_seeds(config, space)}, ranked by their mean"
     if num is None:
-        return f"as many as start within {ends}, {of}"
-    return f"{num} trial{'s' if num > 1 else ''} {of}" + (f", or {ends}" if ends else "")
+        return f"as many {'' if what == 'trial' else f'{what}s '}as start within {ends}, {of}"
+    return f"{num} {what}{'s' if num > 1 else ''} {of}" + (f", or {ends}" if ends else "")
+
+
+def _seeds(config: SweepConfig, space: SearchSpace) -> str:
+    num, first = config.sweep.replicates, config.trial.seed
+    if "seed" in {dimension.key for dimension in space.dimensions}:
+        return f"{num} seeds from its own on"
+    return f"seeds {first} to {first + num - 1}"
 
 
 def _told(notify: NotifyConfig) -> str:
@@ -242,7 +260,8 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
         words = [f"{key}={quote(value)}" for key, value in values.items() if f"{group}.{key}" not in searched]
         yield group, "searched, see below" if group in searched else " ".join(words)
     if "seed" not in searched:
-        yield "seed", str(config.trial.seed)
+        several = config.sweep.replicates > 1
+        yield "seed", _seeds(config, space).removeprefix("seeds ") if several else str(config.trial.seed)
     if "preflight" not in searched:
         yield "preflight", config.trial.preflight
     if config.trial.imports:

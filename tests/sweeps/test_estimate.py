@@ -88,6 +88,46 @@ def test_memory_counts_weights_gradients_optimizer_state_activations_and_data():
     assert adam.memory_bytes == held + activations
 
 
+@pytest.fixture(scope="module")
+def once_and_thrice() -> tuple[estimate.Estimate, estimate.Estimate]:
+    words = ("model=mlp", "model.widths=[16]", "optimizer=adam")
+    return estimated(*words), estimated(*words, "sweep.replicates=3")
+
+
+def test_replicates_multiply_flops_and_seconds_and_leave_what_is_sampled(once_and_thrice):
+    once, thrice = once_and_thrice
+    assert thrice.largest.values == once.largest.values
+    assert thrice.largest.parameters == once.largest.parameters
+    assert thrice.largest.train_flops == 3 * once.largest.train_flops
+    assert thrice.mean_train_flops == 3 * once.mean_train_flops
+    every = [each.seconds for each in (thrice.smallest, thrice.median, thrice.largest)]
+    assert min(every) <= thrice.mean_seconds <= max(every)
+
+
+def test_seconds_are_those_of_every_replicate(monkeypatch, once_and_thrice):
+    monkeypatch.setattr(estimate, "_trial_seconds", lambda planned, start, end: 7.0)
+    assert estimated("sweep.replicates=3").mean_seconds == pytest.approx(21.0)
+
+
+def test_every_replicate_holds_a_network_and_an_optimizer_while_data_is_there_once(once_and_thrice):
+    once, thrice = (each.largest for each in once_and_thrice)
+    # Weights, gradients and the two moments of Adam; its step counter is 4 bytes for each of 4 tensors.
+    own = 4 * 4 * once.parameters + 4 * 4
+    assert thrice.memory_bytes - once.memory_bytes == 2 * own
+
+
+def test_the_plan_counts_configurations_where_each_is_trained_several_times(
+    config, found, capsys, monkeypatch
+):
+    monkeypatch.setattr(estimate, "estimate", lambda config, space: found)
+    text = shown(load(["space=demo", *SMALL, "sweep.replicates=3"]), capsys)
+    assert "cost of a configuration, all 3 seeds" in text
+    assert "10 configurations of" in text
+    assert "10 trials of" not in text
+    unlimited = ("sweep.replicates=3", "sweep.num_trials=null", "sweep.max_hours=2")
+    assert "a configuration; 2 h ends the sweep" in shown(load(["space=demo", *SMALL, *unlimited]), capsys)
+
+
 def test_a_larger_batch_needs_more_memory_and_the_same_flops():
     small, large = (estimated(f"training.batch_size={size}").median for size in (10, 100))
     assert large.memory_bytes > small.memory_bytes
@@ -125,8 +165,8 @@ def test_steps_between_two_widths_take_the_seconds_between():
     )
     cost = replace(planning.planned_cost(planned), training_flops=50 * 175, growth_epochs=())
     each = estimate._Planned(values={}, config=planned, cost=cost)
-    start = estimate._Probe(seconds=1.0, growth_seconds=0.0, flops=100, memory_bytes=0)
-    end = estimate._Probe(seconds=3.0, growth_seconds=0.0, flops=200, memory_bytes=0)
+    start = estimate._Probe(seconds=1.0, growth_seconds=0.0, flops=100, own_bytes=0, shared_bytes=0)
+    end = estimate._Probe(seconds=3.0, growth_seconds=0.0, flops=200, own_bytes=0, shared_bytes=0)
     data = Training(planned).data
     evaluated = 1 + len(data.val) / len(data.train) / 3
     # 50 steps of 175 FLOPs on average: three quarters of the way from 1 s to 3 s.

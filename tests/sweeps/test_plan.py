@@ -29,6 +29,23 @@ def test_the_plan_names_every_budget(capsys):
     assert "as many as start within 2 h or 1e+14 train FLOPs" in shown(capsys, *without)
 
 
+def test_the_plan_says_with_which_seeds_each_configuration_is_trained(capsys):
+    told = shown(capsys, "sweep.replicates=3", "seed=5")
+    assert (
+        "16 configurations of 20 epochs, each trained with seeds 5 to 7, ranked by their mean search" in told
+    )
+    assert " seed 5 to 7 " in told
+    without = ("sweep.num_trials=null", "sweep.max_hours=2", "sweep.replicates=2")
+    told = shown(capsys, *without)
+    assert "as many configurations as start within 2 h, of 20 epochs, each trained with seeds 0 to 1" in told
+
+
+def test_seeds_that_are_searched_are_the_first_of_each_configuration(capsys):
+    config = compose.load(["space=demo", "sweep.replicates=2"], searches=["seed={int: [0, 90]}"])
+    plan.show(plan.render(config, SearchSpace.of(config), "s"))
+    assert "each trained with 2 seeds from its own on, ranked" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_plan_says_what_stops_what_is_kept_and_who_is_told_but_not_where(capsys, monkeypatch):
     monkeypatch.setenv(WEBHOOK, "https://hooks.example/very-secret")
     words = ("sweep.max_failed=0.25", "storage.keep_checkpoints=3", "notify.events=[finished]")
