@@ -185,7 +185,8 @@ def means_line(recorded: Mapping[str, Any] | None) -> str | None:
     keys = [key for key in dict.fromkeys((recorded["metric"], "test/accuracy")) if key in means]
     told = ", ".join(f"{key} {measured(means[key], errors[key])}" for key in keys)
     return (
-        f"recorded are those of the first seed; mean ± standard error over {recorded['replicates']}: {told}"
+        f"the recorded values are those of the first of {recorded['replicates']} seeds; "
+        f"their means ± standard errors: {told}"
     )
 
 

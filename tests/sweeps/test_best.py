@@ -111,7 +111,9 @@ def test_a_metric_that_ranked_has_its_mean_in_the_file_though_it_is_not_compared
     )
     recorded = best.document(study, best.pick(study))["recorded"]
     assert (recorded["metrics"], recorded["means"]) == ({}, {"val/f1": 0.625})
-    assert best.means_line(recorded).endswith("over 2: val/f1 0.6250 ± 0.1250")
+    assert best.means_line(recorded).endswith(
+        "of 2 seeds; their means ± standard errors: val/f1 0.6250 ± 0.1250"
+    )
 
 
 def test_what_retraining_is_compared_with_is_one_seed_and_the_mean_over_all_is_said(replicated):
@@ -119,7 +121,7 @@ def test_what_retraining_is_compared_with_is_one_seed_and_the_mean_over_all_is_s
     compared = best.compare(TRAININGS[0], recorded)
     assert all(c.now == c.recorded for c in compared)
     assert best.means_line(recorded) == (
-        "recorded are those of the first seed; mean ± standard error over 3: "
+        "the recorded values are those of the first of 3 seeds; their means ± standard errors: "
         "val/accuracy 0.8000 ± 0.0577, test/accuracy 0.5500 ± 0.0577"
     )
 
