@@ -153,8 +153,12 @@ def _nodes() -> list[dict[str, float]]:
 
 def quiet_driver() -> None:
     """Keep Ray's chatter off the terminal; what fails is raised, not logged."""
+    from ray._private import worker
+
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # A paragraph for every worker that dies, with no setting to turn it off; `sweeps.attempts` says it.
+    worker.print_to_stdstream = lambda *_, **__: None
 
 
 def scratch(folder: Path) -> Path:

@@ -30,6 +30,10 @@ from sweeps.space import SearchSpace
 _EMBEDDED = ("digits", "synthetic")  # data sets that no disk can lack
 
 
+class DiskFull(RuntimeError):
+    """Nothing more can be written; what was written before is whole."""
+
+
 class LeaseLost(RuntimeError):
     """Another driver runs the sweep by now; this one has stopped."""
 
@@ -134,7 +138,11 @@ class Driver:
             except (ConfigError, LeaseLost):
                 raise
             except Exception as error:
-                notifier.tell(NotifyEvent.failed, f"failed: {type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                full = events.disk_is_full(error)
+                notifier.tell(NotifyEvent.failed, f"failed: {'the disk is full' if full else reason}")
+                if full:
+                    raise DiskFull(_full(self._folder)) from error
                 raise
 
     def _shown(self, study: Study | None) -> Progress:
@@ -275,6 +283,14 @@ def exists(folder: Path) -> str:
     return (
         f"sweep.name={folder.name}: {folder} exists already. Continue that sweep with "
         f"`sweeps resume {folder.name}`, or choose another name: sweep.name=NAME."
+    )
+
+
+def _full(folder: Path) -> str:
+    return (
+        f"nothing more can be written to {folder.parent}. Nothing that was reported is lost, and running "
+        f"trials go on from their checkpoints: make room (`sweeps gc` removes checkpoints of ended trials), "
+        f"then `sweeps resume {folder.name}`."
     )
 
 

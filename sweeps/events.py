@@ -15,6 +15,7 @@ Every file is written under a temporary name and renamed, so a reader never sees
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -31,6 +32,15 @@ FAILURES = ("failed", "lost")  # kinds of events: said by the worker itself, or 
 
 class Unrecorded(Exception):
     """What happened cannot be written to the run folder: the disk is full, or gone."""
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it comes from, is that the disk takes nothing more."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error):
+            return True  # the words are SQLite's
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -156,9 +156,7 @@ class StudySearcher(Searcher):
                 self._listener.paused(number)
                 self._turns.turn_ended(assignment)
             case Next.leave:
-                self._listener.give_up(
-                    f"{reason}. Running trials stay as they are: make room, and resume the sweep."
-                )
+                self._listener.give_up(f"{reason}. Running trials go on when the sweep is resumed")
             case Next.tell:
                 self._tell(number, ending, reason, result)
 

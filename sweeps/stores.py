@@ -144,7 +144,7 @@ def client(uri: str) -> MlflowClient:
 
         configure_mappers()
     for name in ("mlflow", "alembic"):  # importing MLflow sets its loggers up
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised
     return MlflowClient(tracking_uri=uri)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
@@ -151,10 +151,23 @@ def _name(trial: Trial) -> str:
 
 
 def _death(trial: Trial) -> Death:
-    error: Exception | None = trial.get_pickled_error() or trial.get_error()
-    lines = str(error.cause if isinstance(error, RayTaskError) else error).strip().splitlines()
+    # Tune has the error in a file of this machine; what its `get_error` reads is copied there later.
+    path = trial.pickled_error_file or trial.error_file
+    if path is None:
+        return Death(reason="for no known reason", was_preempted=False)
+    if path == trial.error_file:
+        return Death(reason=_in_a_line(Path(path).read_text()), was_preempted=False)
+    error = cloudpickle.loads(Path(path).read_bytes())
     was_preempted = isinstance(error, RayActorError) and bool(error.preempted)
-    return Death(reason=lines[-1] if lines else type(error).__name__, was_preempted=was_preempted)
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return Death(reason=_in_a_line(str(cause)), was_preempted=was_preempted)
+
+
+def _in_a_line(text: str) -> str:
+    """What an error of Ray's says, without its advice: the last line, or how the process ended."""
+    *_, last = text.strip().splitlines() or [""]
+    last = last.partition("Worker exit detail: ")[2] or last
+    return re.split(r" Some common causes| There are some potential", last)[0][:300] or "for no known reason"
 
 
 class _Callback(tune.Callback):

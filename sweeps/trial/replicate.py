@@ -89,8 +89,10 @@ class Replicate:
         if report is None:
             return False
         values = report.to_dict()
+        # Paused at the very end of an epoch, it may have been made and counted once before.
+        if self.newest is None or values["step"] > self.newest["step"]:
+            self.edits.update(str(edit["kind"]) for edit in values["edits"])
         self.newest = values
-        self.edits.update(str(edit["kind"]) for edit in values["edits"])
         self._writer.write("report", values)
         if self.finished:
             self.save()

@@ -48,3 +48,7 @@ class Faulty(StandIn):
 
 class FaultyTrial(SweepTrial):
     engine = Faulty(seconds=0.3)
+
+
+class SlowFaultyTrial(SweepTrial):
+    engine = Faulty(seconds=1.5)

@@ -31,7 +31,7 @@ class StandInReport:
 
 @dataclass
 class StandInTraining:
-    """Its accuracy rises with the epoch towards a value set by the learning rate, best at 0.1.
+    """Its accuracy rises with the epoch towards a value set by the learning rate, best at 0.1, seed 0.
 
     A learning rate above 0.9 becomes NaN in epoch 2; a batch size of 13 raises; 7 ends the process, once.
     """
@@ -60,7 +60,7 @@ class StandInTraining:
 
     def report(self) -> StandInReport:
         finished = self.epoch == self.config.training.num_epochs
-        accuracy = accuracy_of(self.config.optimizer.lr) * (1 - 0.5**self.epoch)
+        accuracy = accuracy_of(self.config.optimizer.lr) * (1 - 0.5**self.epoch) - 0.01 * self.config.seed
         metrics = {
             "val/accuracy": accuracy,
             "model/parameters": 1000.0 + 10 * self.epoch,
