@@ -237,6 +237,7 @@ def test_replicates_that_are_not_there_are_named(folder):
     folder.sweep("s", "sweep.replicates=2")
     folder.trial("s/1", [(100, 0.5)])
     replicated(folder, "s/0", 0.5, 0.75)
+    (folder.root / "s/0/2").mkdir()  # of a driver that died before it said what it is
     replicated(folder, "s/2", 0.5, 0.75, num_epochs=0)
     for name, message in (
         ("s/0/2", "s/0 has no replicate '2' to compare. Its replicates: 0, 1."),

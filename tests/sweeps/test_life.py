@@ -249,6 +249,13 @@ def test_following_a_replicate_ends_with_its_trial(root, replicated):
         assert "epoch 2" in "".join(said)
 
 
+@pytest.mark.parametrize("identity", ["s/5", "s/5/2"])
+def test_following_what_has_ended_does_not_wait_for_its_driver(root, replicated, monkeypatch, identity):
+    replicated.write()
+    monkeypatch.setattr("sweeps.life._live", lambda *_: pytest.fail("the driver was asked for"))
+    assert sweeps(root, "logs", identity, "--follow").output.splitlines()[-1].strip() == "complete"
+
+
 @pytest.mark.parametrize(
     ("identity", "known"),
     [("s/5/3", "s/5 has no replicate 3. Its replicates: 0 to 2."), ("s/2/0", "none, as it is trained once")],
