@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: without the epoch under way
 _STATE = "state.pt"
 _MANIFEST = "manifest.json"
 

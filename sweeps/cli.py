@@ -38,8 +38,8 @@ class Command(click.Command):
         debug = ctx.params.pop("debug")
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click answers these itself; the last is that of `sweeps logs SWEEP/3 | head`
         except ConfigError as error:
             _say(f"error: {error}", debug)
             ctx.exit(WRONG_REQUEST)

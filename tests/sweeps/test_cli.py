@@ -276,3 +276,10 @@ def test_the_module_is_the_command():
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.startswith("error: Unknown option data=cifar11. Did you mean 'cifar10'?")
     assert time.monotonic() - started < 10  # a second or two on an idle machine
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path):
+    words = [sys.executable, "-m", "sweeps", "list", "--root", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        command.stdout.close()
+        assert command.stderr.read() == ""
