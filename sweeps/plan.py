@@ -160,17 +160,28 @@ def _table(rows: Iterable[Iterable[str]], *headers: str) -> Table:
     return table
 
 
+def _failures(config: SweepConfig) -> str:
+    cluster = config.cluster
+    hang = f" or reports nothing for {_time(cluster.hang_seconds)}" if cluster.hang_seconds else ""
+    times = {0: "not tried again", 1: "tried again once"}
+    again = times.get(cluster.max_retries, f"tried again {cluster.max_retries} times")
+    return (
+        f"a trial that crashes{hang} is {again}; more than {config.sweep.max_failed:.0%} of 8 or more ended "
+        f"trials failing stops the sweep"
+    )
+
+
 def _sweep(
     config: SweepConfig, space: SearchSpace, name: str, notes: Sequence[str]
 ) -> Iterable[tuple[str, str]]:
     search, tracking, root = config.search, config.tracking, config.storage.root
     yield "name", name
-    yield "trials", _trials(config, space)
+    yield "trials", _trials(config)
     yield from _search(search)
     for note in notes:
         yield "", note
     yield "stopping", _stopping(config.scheduler)
-    yield "failures", f"more than {config.sweep.max_failed:.0%} of 8 or more ended trials stop the sweep"
+    yield "failures", _failures(config)
     yield "resources", _resources(config.cluster)
     yield (
         "records",
@@ -183,21 +194,21 @@ def _sweep(
         yield "told", told
 
 
-def _trials(config: SweepConfig, space: SearchSpace) -> str:
+def _trials(config: SweepConfig) -> str:
     num, ends, what = config.sweep.num_trials, _ends(config.sweep), _what(config)
     of = f"of {config.trial.training.num_epochs} epochs"
     if config.sweep.replicates > 1:
-        of += f", each trained with {_seeds(config, space)}, ranked by their mean"
+        of += f", each trained with {_seeds(config)}, ranked by their mean"
+    if config.cluster.trial_seconds is not None:
+        of += f", at most {_time(config.cluster.trial_seconds)} of training"
     if num is None:
         return f"as many {'' if what == 'trial' else f'{what}s '}as start within {ends}, {of}"
     return f"{num} {what}{'s' if num > 1 else ''} {of}" + (f", or {ends}" if ends else "")
 
 
-def _seeds(config: SweepConfig, space: SearchSpace) -> str:
-    num, first = config.sweep.replicates, config.trial.seed
-    if "seed" in {dimension.key for dimension in space.dimensions}:
-        return f"{num} seeds from its own on"
-    return f"seeds {first} to {first + num - 1}"
+def _seeds(config: SweepConfig) -> str:
+    first = config.trial.seed
+    return f"seeds {first} to {first + config.sweep.replicates - 1}"
 
 
 def _told(notify: NotifyConfig) -> str:
@@ -261,7 +272,7 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
         yield group, "searched, see below" if group in searched else " ".join(words)
     if "seed" not in searched:
         several = config.sweep.replicates > 1
-        yield "seed", _seeds(config, space).removeprefix("seeds ") if several else str(config.trial.seed)
+        yield "seed", _seeds(config).removeprefix("seeds ") if several else str(config.trial.seed)
     if "preflight" not in searched:
         yield "preflight", config.trial.preflight
     if config.trial.imports:

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from sweeps import compose, plan
+from sweeps import compose, plan, sweep
 from sweeps.config import WEBHOOK, ConfigError, SweepConfig
 from sweeps.space import SearchSpace
 
@@ -40,17 +40,25 @@ def test_the_plan_says_with_which_seeds_each_configuration_is_trained(capsys):
     assert "as many configurations as start within 2 h, of 20 epochs, each trained with seeds 0 to 1" in told
 
 
-def test_seeds_that_are_searched_are_the_first_of_each_configuration(capsys):
+def test_searched_seeds_and_replicates_are_refused_together():
     config = compose.load(["space=demo", "sweep.replicates=2"], searches=["seed={int: [0, 90]}"])
-    plan.show(plan.render(config, SearchSpace.of(config), "s"))
-    assert "each trained with 2 seeds from its own on, ranked" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(ConfigError, match=r"sweep.replicates=2 .* seed is searched. Take seed out"):
+        sweep.notes(config, SearchSpace.of(config))
+
+
+def test_the_plan_says_how_failures_hangs_and_time_limits_are_met(capsys):
+    told = shown(capsys, "cluster.hang_seconds=90", "cluster.max_retries=1", "cluster.trial_seconds=600")
+    assert "a trial that crashes or reports nothing for 90 s is tried again once; more than" in told
+    assert "16 trials of 20 epochs, at most 10 min of training search" in told
+    told = shown(capsys, "cluster.hang_seconds=null", "cluster.max_retries=0")
+    assert "a trial that crashes is not tried again; more than" in told
 
 
 def test_the_plan_says_what_stops_what_is_kept_and_who_is_told_but_not_where(capsys, monkeypatch):
     monkeypatch.setenv(WEBHOOK, "https://hooks.example/very-secret")
     words = ("sweep.max_failed=0.25", "storage.keep_checkpoints=3", "notify.events=[finished]")
     told = shown(capsys, *words)
-    assert "more than 25% of 8 or more ended trials stop the sweep" in told
+    assert "more than 25% of 8 or more ended trials failing stops the sweep" in told
     assert "checkpoints of the best 3 when it ends" in told
     assert "told finished to the webhook" in told
     assert "secret" not in told
