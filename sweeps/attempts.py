@@ -5,9 +5,10 @@ What an attempt came to is in the trial's folder, so the count of failures outli
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sweeps import events
 from sweeps.endings import Ending, Next, following
@@ -36,7 +37,12 @@ class Attempts:
         self._max_retries = max_retries
         self._say = say
         self._deaths: dict[int, Death] = {}
-        self._gave_way: dict[int, int] = {}  # trial -> its attempts that were heard to give way
+        self._num_heard: dict[int, int] = {}  # trial -> events of its earlier attempts
+
+    def adopt(self, numbers: Sequence[int]) -> None:
+        """Trials that an earlier driver left running: what their attempts said is past."""
+        for number in numbers:
+            self._hear(number)
 
     def died(self, number: int, death: Death) -> None:
         """The worker of a trial is gone; `lost` is asked next."""
@@ -46,22 +52,24 @@ class Attempts:
         """Why an attempt ended that gave no result, and note it in the trial's folder."""
         death = self._deaths.pop(number, Death(reason="at once", was_preempted=False))
         trial = self._folder / str(number)
-        if death.was_preempted or self._has_given_way(number):
+        last = self._hear(number)
+        if death.was_preempted or last.get("kind") == Ending.preempted.name:
             return Ending.preempted, "its worker was told to end"
+        if last.get("kind") == "failed":  # it said so, and ended itself
+            return Ending.crashed, str(last["reason"])
         reason, trace = self._why(trial, death)
         try:
             events.EventWriter(trial).write("lost", {"reason": reason, "traceback": trace})
         except Unrecorded as error:
             return Ending.unrecorded, str(error)
+        self._hear(number)
         return Ending.lost, reason
 
-    def _has_given_way(self, number: int) -> bool:
-        """Whether the newest attempt said that it gives way; each counts once."""
-        kinds = [event["kind"] for event in events.read_events(self._folder / str(number))]
-        num = kinds.count(Ending.preempted.name)
-        is_new = num > self._gave_way.get(number, 0)
-        self._gave_way[number] = num
-        return is_new
+    def _hear(self, number: int) -> dict[str, Any]:
+        """The last event of the newest attempt; empty where it wrote none."""
+        segments = events.segments(self._folder / str(number))
+        num_heard, self._num_heard[number] = self._num_heard.get(number, 0), len(segments)
+        return events.read_segment(segments[-1])[-1] if len(segments) > num_heard else {}
 
     def _why(self, trial: Path, death: Death) -> tuple[str, str]:
         hung = trial / events.HUNG
@@ -78,6 +86,7 @@ class Attempts:
 
     def following(self, number: int, ending: Ending | None, reason: str | None) -> Next:
         """What follows an attempt, said to people where it is another attempt."""
+        self._hear(number)
         may_fail_again = ending in (Ending.crashed, Ending.lost)  # else nobody has to count
         num = events.num_failures(self._folder / str(number)) if may_fail_again else 0
         found = following(ending, num, self._max_retries)

@@ -80,6 +80,7 @@ class StudySearcher(Searcher):
         self._turns = turns
         orphans = study.orphans(space)
         self._adopted = [orphan.number for orphan in orphans]
+        attempts.adopt(self._adopted)
         self._waiting = orphans if turns is None else []  # begun, and to go on before any new one
         if turns is not None:
             turns.adopt(orphans)

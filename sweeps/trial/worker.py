@@ -40,10 +40,15 @@ class SweepTrial(tune.Trainable):
         """Train until the next report."""
         with self._watched():
             result = self._attempt.advance()
-        if result["ending"] == Ending.preempted:
-            # Not returned: Tune would give this process another trial. Its end tells the driver the same.
+        if self._must_end(result["ending"]):
+            # Not returned: Tune would give this process another trial. The trial's folder tells the driver.
             ray.actor.exit_actor()  # type: ignore[no-untyped-call]
         return result
+
+    def _must_end(self, ending: str | None) -> bool:
+        """Whether this process must not take another trial: an error may leave a GPU's context unusable."""
+        is_doubtful = ending == Ending.crashed and self._job.device == "cuda"
+        return ending == Ending.preempted or is_doubtful
 
     def cleanup(self) -> None:
         """The worker ends, perhaps in the middle of a trial."""

@@ -165,6 +165,26 @@ def test_preemption_spends_no_retry_but_a_worker_that_dies_after_it_does(study, 
     assert [row.state for row in heard.rows] == [TrialState.failed]
 
 
+def test_preemption_under_an_earlier_driver_excuses_no_death_under_this_one(study, make, tmp_path):
+    first, _ = make(study)
+    first.suggest("a")
+    EventWriter(tmp_path / "0").write("preempted", {"reason": "its worker was told to end"})
+    again, heard = make(study, max_retries=0)
+    again.suggest("a")
+    again.on_trial_complete("a", error=True)
+    assert [row.state for row in heard.rows] == [TrialState.failed]
+
+
+def test_a_worker_that_ends_itself_after_a_crash_counts_as_one_failure(study, make, tmp_path):
+    searcher, heard = make(study, max_retries=1)
+    for _ in range(2):
+        assert searcher.suggest("a") == {"job": {"number": 0}}
+        EventWriter(tmp_path / "0").write("failed", {"reason": "CUDA error", "traceback": ""})
+        searcher.on_trial_complete("a", error=True)
+    assert heard.rows[0].reason == "CUDA error (2 times)"
+    assert [e["kind"] for e in events.read_events(tmp_path / "0")] == ["failed", "failed"]
+
+
 def test_what_cannot_be_recorded_stops_the_sweep_and_leaves_its_trial_to_be_resumed(study, make):
     searcher, heard = make(study, max_retries=2)
     searcher.suggest("a")

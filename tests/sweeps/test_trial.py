@@ -12,7 +12,7 @@ from growcore.config import TrialConfig
 from growcore.training import Training
 from sweeps import events
 from sweeps.endings import Ending
-from sweeps.trial import Attempt, Growcore, Job, replicate
+from sweeps.trial import Attempt, Growcore, Job, SweepTrial, replicate
 
 
 @pytest.fixture(autouse=True)
@@ -295,3 +295,19 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(tmp_path, mo
 
 def without_seconds(metrics: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if key != "cost/wall_seconds"}
+
+
+@pytest.mark.parametrize(
+    ("ending", "device", "ends"),
+    [
+        (Ending.crashed, "cuda", True),  # its context may be unusable
+        (Ending.crashed, "cpu", False),
+        (Ending.failed, "cuda", False),
+        (Ending.preempted, "cpu", True),
+        (None, "cuda", False),
+    ],
+)
+def test_a_process_that_must_not_take_another_trial_ends(tmp_path, ending, device, ends):
+    worker = SweepTrial.__new__(SweepTrial)  # Tune's own constructor needs a folder of Ray's
+    worker._job = replace(make_job(tmp_path), device=device)
+    assert worker._must_end(ending) == ends
