@@ -10,6 +10,7 @@ size is, so a scheduler works from the first one on, and the driver needs no tor
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -87,11 +88,18 @@ class FirstInFirstOut(FIFOScheduler):
         return {}  # disposable, like all of Tune's state
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A trial of ours, whichever attempt at it is Tune's trial now: all that Ray's schedulers ask of one."""
+
+    trial_id: str
+
+
 class EarlyStopping(FirstInFirstOut):
     """Lets one of Ray's schedulers judge trials at fractions of a full trial, outside their edit windows.
 
     In a window a report is neither compared nor counted: the value a trial has while it recovers would
-    lower the bar for others.
+    lower the bar for others. A trial that is tried again is the same one: it is compared once at a rung.
     """
 
     def __init__(self, config: SweepConfig, inner: TrialScheduler, on_death: OnDeath) -> None:
@@ -100,17 +108,20 @@ class EarlyStopping(FirstInFirstOut):
         self._scale = Scale(config, config.scheduler.grace)
         self._grace = EditGrace(config.scheduler.edit_grace)
         self._metric = f"{METRICS}/{config.search.metric}"
+        self._known: set[_Known] = set()
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Hand the trial on."""
-        self._inner.on_trial_add(tune_controller, trial)
+        """Hand the trial on, once."""
+        if (known := _known(trial)) not in self._known:
+            self._known.add(known)
+            self._inner.on_trial_add(tune_controller, known)  # type: ignore[arg-type]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """The inner scheduler's decision; CONTINUE in a window."""
         judged = self._judged(trial, result)
         if judged is None:
             return TrialScheduler.CONTINUE
-        return str(self._inner.on_trial_result(tune_controller, trial, judged))
+        return str(self._inner.on_trial_result(tune_controller, _known(trial), judged))  # type: ignore[arg-type]
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Let the last result of a finished trial count; that of a stopped one did already."""
@@ -118,17 +129,21 @@ class EarlyStopping(FirstInFirstOut):
             return
         judged = self._judged(trial, result)
         if judged is not None:
-            self._inner.on_trial_complete(tune_controller, trial, judged)
+            self._inner.on_trial_complete(tune_controller, _known(trial), judged)  # type: ignore[arg-type]
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        """A trial that never ran is gone."""
-        self._inner.on_trial_remove(tune_controller, trial)
+        """Nothing: the sweep ends, or another attempt follows."""
 
     def _judged(self, trial: Trial, result: dict[str, Any]) -> dict[str, Any] | None:
         """The result with its fraction; None where it does not count."""
         if self._metric not in result:  # a failure
             return None
-        fraction = self._scale.fraction(trial.trial_id, result)
-        if self._grace.holds(trial.trial_id, fraction, num_edits(result)):
+        name = _known(trial).trial_id
+        fraction = self._scale.fraction(name, result)
+        if self._grace.holds(name, fraction, num_edits(result)):
             return None
         return {**result, _FRACTION: fraction * ROUNDING}
+
+
+def _known(trial: Trial) -> _Known:
+    return _Known(str(trial.config["job"]["number"]))

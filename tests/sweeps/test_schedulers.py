@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -57,9 +56,11 @@ def make_result(epoch: float, value: float, num_grown: int = 0) -> dict[str, Any
     }
 
 
-@dataclass(frozen=True)
 class FakeTrial:
-    trial_id: str
+    """One of Tune's: an attempt at the trial of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.config = {"job": {"number": name}}
 
 
 class Driven:
@@ -127,6 +128,28 @@ def test_no_scheduler_and_pbt_stop_nothing():
     for name in (SchedulerName.none, SchedulerName.pbt):
         driven = Driven(make_config(name))
         assert [driven.run(f"{value}", value) for value in (0.9, 0.8, 0.1)] == [NUM_EPOCHS] * 3
+
+
+def test_a_trial_that_is_tried_again_is_not_compared_again_at_a_rung_it_passed():
+    driven = Driven(make_config(SchedulerName.asha))
+    for index in range(4):
+        driven.run(f"good{index}", 0.75)
+    for epoch in range(1, 5):
+        assert driven.report("lost", epoch, 0.8) == TrialScheduler.CONTINUE
+    del driven.trials["lost"]  # its worker died: another of Tune's trials goes on with it
+    assert driven.report("lost", 4, 0.2) == TrialScheduler.CONTINUE
+    assert driven.report("new", 4, 0.2) == TrialScheduler.STOP
+
+
+def test_a_trial_that_is_tried_again_opens_no_window_for_edits_it_made_before():
+    driven = Driven(make_config(SchedulerName.asha, edit_grace=0.2))
+    for index in range(4):
+        driven.run(f"good{index}", 0.75)
+    driven.report("lost", 1, 0.2, num_grown=1)
+    for _ in range(2):
+        del driven.trials["lost"]
+        assert driven.report("lost", 2, 0.2, num_grown=1) == TrialScheduler.CONTINUE
+    assert driven.report("lost", 3, 0.2, num_grown=1) == TrialScheduler.STOP
 
 
 @pytest.mark.parametrize("name", STOPPING)
