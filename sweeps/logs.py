@@ -99,9 +99,10 @@ def _failed(event: Mapping[str, Any]) -> list[str]:
 
 
 def _other(event: Mapping[str, Any]) -> list[str]:
-    known = ("kind", "time", "attempt")
-    values = [f"{key} {value}" for key, value in event.items() if key not in known]
-    return [f"{event['kind']}{': ' if values else ''}{', '.join(values)}"]
+    known = ("kind", "time", "attempt", "reason")
+    reason = [str(event["reason"])] if "reason" in event else []
+    values = [*reason, *(f"{key} {value}" for key, value in event.items() if key not in known)]
+    return [f"{event['kind'].replace('_', ' ')}{': ' if values else ''}{', '.join(values)}"]
 
 
 _TOLD: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {

@@ -421,3 +421,19 @@ def test_a_trial_that_runs_is_never_dispensable(root):
     study = folders.open_study(root, "s")
     states = {row.state for row in retention.dispensable(study, keep=1)}
     assert TrialState.running not in states
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            {"kind": "preempted", "reason": "its worker was told to end"},
+            "preempted: its worker was told to end",
+        ),
+        ({"kind": "turn_over", "reason": "its turn is over"}, "turn over: its turn is over"),
+        ({"kind": "exploit", "donor": 3, "step": 40}, "exploit: donor 3, step 40"),
+    ],
+)
+def test_what_became_of_an_attempt_is_told_in_a_line(event, line):
+    (told,) = logs.readable({**event, "time": 0.0, "attempt": 1}, "val/accuracy")
+    assert told.endswith(f"  {line}")
