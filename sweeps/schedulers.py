@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -19,6 +20,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from sweeps.config import Direction, SchedulerName, SweepConfig
 from sweeps.endings import Ending
 from sweeps.fidelity import METRICS, ROUNDING, EditGrace, Scale, num_edits
+from sweeps.reached import earlier
 
 _FRACTION = "fraction"  # of a full trial; what the inner scheduler goes by
 
@@ -26,7 +28,7 @@ _FRACTION = "fraction"  # of a full trial; what the inner scheduler goes by
 OnDeath = Callable[[Trial], None]
 
 
-def scheduler(config: SweepConfig, on_death: OnDeath) -> TrialScheduler:
+def scheduler(config: SweepConfig, on_death: OnDeath) -> FirstInFirstOut:
     """What stops weak trials. Population-based training stops none: see `sweeps.turns`.
 
     Args:
@@ -80,6 +82,9 @@ class FirstInFirstOut(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self._on_death = on_death
 
+    def recall(self, sweep: Path) -> None:
+        """Let what trials reported to earlier drivers, in the sweep's folder, count as it did then."""
+
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Pass it on."""
         self._on_death(trial)
@@ -110,37 +115,52 @@ class EarlyStopping(FirstInFirstOut):
         self._metric = f"{METRICS}/{config.search.metric}"
         self._known: set[_Known] = set()
 
+    def recall(self, sweep: Path) -> None:
+        """Put the rungs and medians back that a driver took with it."""
+        for number, result in earlier(sweep):
+            self._add(_Known(str(number)))
+            if result["ending"] == Ending.finished:
+                self._complete(_Known(str(number)), result)
+            else:
+                self._decide(_Known(str(number)), result)
+
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Hand the trial on, once."""
-        if (known := _known(trial)) not in self._known:
-            self._known.add(known)
-            self._inner.on_trial_add(tune_controller, known)  # type: ignore[arg-type]
+        self._add(_known(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """The inner scheduler's decision; CONTINUE in a window."""
-        judged = self._judged(trial, result)
-        if judged is None:
-            return TrialScheduler.CONTINUE
-        return str(self._inner.on_trial_result(tune_controller, _known(trial), judged))  # type: ignore[arg-type]
+        return self._decide(_known(trial), result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Let the last result of a finished trial count; that of a stopped one did already."""
-        if result.get("ending") != Ending.finished:
-            return
+        if result.get("ending") == Ending.finished:
+            self._complete(_known(trial), result)
+
+    def _add(self, trial: _Known) -> None:
+        if trial not in self._known:
+            self._known.add(trial)
+            self._inner.on_trial_add(None, trial)  # type: ignore[arg-type]
+
+    def _decide(self, trial: _Known, result: dict[str, Any]) -> str:
         judged = self._judged(trial, result)
-        if judged is not None:
-            self._inner.on_trial_complete(tune_controller, _known(trial), judged)  # type: ignore[arg-type]
+        if judged is None:
+            return TrialScheduler.CONTINUE
+        return str(self._inner.on_trial_result(None, trial, judged))  # type: ignore[arg-type]
+
+    def _complete(self, trial: _Known, result: dict[str, Any]) -> None:
+        if (judged := self._judged(trial, result)) is not None:
+            self._inner.on_trial_complete(None, trial, judged)  # type: ignore[arg-type]
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """Nothing: the sweep ends, or another attempt follows."""
 
-    def _judged(self, trial: Trial, result: dict[str, Any]) -> dict[str, Any] | None:
+    def _judged(self, trial: _Known, result: dict[str, Any]) -> dict[str, Any] | None:
         """The result with its fraction; None where it does not count."""
         if self._metric not in result:  # a failure
             return None
-        name = _known(trial).trial_id
-        fraction = self._scale.fraction(name, result)
-        if self._grace.holds(name, fraction, num_edits(result)):
+        fraction = self._scale.fraction(trial.trial_id, result)
+        if self._grace.holds(trial.trial_id, fraction, num_edits(result)):
             return None
         return {**result, _FRACTION: fraction * ROUNDING}
 

@@ -18,6 +18,7 @@ from sweeps.cluster import num_slots, scratch
 from sweeps.config import SchedulerName, SweepConfig
 from sweeps.fidelity import fidelity_key
 from sweeps.monitor import Monitor, Stop
+from sweeps.reached import note_scale
 from sweeps.schedulers import scheduler
 from sweeps.search import Assignment, Space, Study
 from sweeps.searcher import Goal, StudySearcher
@@ -70,13 +71,15 @@ def fit(
         turns=turns,
     )
     monitor.adopt(searcher.adopted)
+    judge = scheduler(setting.config, lambda trial: attempts.died(_number(trial), _death(trial)))
+    judge.recall(setting.folder)
     resources = {"cpu": cluster.cpus_per_trial, "gpu": cluster.gpus_per_trial}
     tune.Tuner(
         tune.with_resources(trainable or SweepTrial, resources),
         tune_config=tune.TuneConfig(
             num_samples=-1,  # the searcher says when it is enough
             search_alg=searcher,
-            scheduler=scheduler(setting.config, lambda trial: attempts.died(_number(trial), _death(trial))),
+            scheduler=judge,
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -84,7 +87,7 @@ def fit(
         run_config=tune.RunConfig(
             name="state",
             storage_path=str(scratch(setting.folder)),
-            callbacks=[_Callback(monitor)],
+            callbacks=[_Callback(monitor, setting.folder)],
             failure_config=tune.FailureConfig(max_failures=0),  # whether again is ours to decide: `attempts`
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             stop=_Stopper(stop),
@@ -171,12 +174,14 @@ def _in_a_line(text: str) -> str:
 
 
 class _Callback(tune.Callback):
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, folder: Path) -> None:
         self._monitor = monitor
+        self._folder = folder
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        note_scale(self._folder, result)
         self._monitor.reported(_number(trial), result)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 from stand_in import trial_config
 
-from sweeps import plan, schedulers
+from sweeps import events, plan, replicates, schedulers
 from sweeps.config import (
     Direction,
     Fidelity,
@@ -21,6 +22,7 @@ from sweeps.config import (
     SweepSettings,
 )
 from sweeps.fidelity import EditGrace, Scale
+from sweeps.reached import earlier, note_scale
 
 STOPPING = (SchedulerName.asha, SchedulerName.hyperband, SchedulerName.median)
 NUM_EPOCHS = 10
@@ -150,6 +152,43 @@ def test_a_trial_that_is_tried_again_opens_no_window_for_edits_it_made_before():
         del driven.trials["lost"]
         assert driven.report("lost", 2, 0.2, num_grown=1) == TrialScheduler.CONTINUE
     assert driven.report("lost", 3, 0.2, num_grown=1) == TrialScheduler.STOP
+
+
+def write_trial(folder: Path, last_epoch: int, value: float, num_replicates: int = 1) -> None:
+    """What a worker leaves behind; one edit before the second report."""
+    trainings = replicates.folders(folder, num_replicates)
+    for each in {folder, *trainings}:
+        writer = events.EventWriter(each)
+        for epoch in range(1, last_epoch + 1):
+            result = make_result(epoch, value)
+            metrics = {k.removeprefix("metrics/"): v for k, v in result.items() if k.startswith("metrics/")}
+            edits = [{"kind": "grow"}] if epoch == 2 and each in trainings else []
+            report = {"step": 10 * epoch, "epoch": epoch, "metrics": metrics, "edits": edits}
+            writer.write("report", {**report, "finished": epoch == NUM_EPOCHS})
+
+
+@pytest.mark.parametrize("num_replicates", [1, 2])
+def test_what_trials_reported_is_read_back_as_tune_brought_it(tmp_path, num_replicates):
+    write_trial(tmp_path / "3", NUM_EPOCHS, 0.5, num_replicates)
+    assert earlier(tmp_path) == []  # no worker told what a full trial takes
+    note_scale(tmp_path, make_result(1, 0.5))
+    grown = [0] + [num_replicates] * (NUM_EPOCHS - 1)
+    assert earlier(tmp_path) == [
+        (3, make_result(epoch, 0.5, num_grown)) for epoch, num_grown in enumerate(grown, start=1)
+    ]
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_a_new_driver_stops_what_the_old_one_would_have_stopped(tmp_path, name):
+    config = make_config(name, num_brackets=1)
+    for number in range(4):
+        write_trial(tmp_path / str(number), NUM_EPOCHS, 0.75)
+    note_scale(tmp_path, make_result(1, 0.75))
+    afresh, resumed = Driven(config), Driven(config)
+    resumed.scheduler.recall(tmp_path)
+    assert afresh.run("weak", 0.2) == NUM_EPOCHS
+    assert resumed.run("weak", 0.2) < NUM_EPOCHS
+    assert resumed.run("strong", 0.9) == NUM_EPOCHS
 
 
 @pytest.mark.parametrize("name", STOPPING)
