@@ -5,10 +5,13 @@ goals      objectives and constraints
 ranking    which trials are best
 samplers   what chooses the next trial, with its options and its limits
 storage    the database
+frozen     from Optuna's trials to rows
 study      ask and tell, over Optuna's storage
+listing    all sweeps of a database
 """
 
 from sweeps.search.goals import Constraint, Goals
+from sweeps.search.listing import delete_study, list_studies
 from sweeps.search.rows import (
     Assignment,
     Change,
@@ -22,7 +25,7 @@ from sweeps.search.rows import (
 )
 from sweeps.search.samplers import Key, limits
 from sweeps.search.storage import open_storage, study_url
-from sweeps.search.study import Study, delete_study, list_studies
+from sweeps.search.study import Study
 
 __all__ = [
     "Assignment",

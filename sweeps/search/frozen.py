@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweeps.search.rows import Change, Outcome, TrialRow, TrialState
+from sweeps.search.rows import Assignment, Change, Outcome, TrialRow, TrialState
 
 # User attributes of trials that are not the sweep's own: where it comes from, or whom it repeats
 EARLIER, DUPLICATE = "earlier", "duplicate"
@@ -61,6 +61,16 @@ def read_given(trial: FrozenTrial) -> Mapping[str, Any]:
 def read_changes(trial: FrozenTrial) -> tuple[Change, ...]:
     """What it went on from since."""
     return tuple(Change(**change) for change in json.loads(trial.user_attrs.get(CHANGES, "[]")))
+
+
+def as_changed(assignment: Assignment, changes: Sequence[Change]) -> Assignment:
+    """A trial as it goes on after its changes."""
+    if not changes:
+        return assignment
+    last = changes[-1]
+    return Assignment(
+        number=assignment.number, params=last.params, overrides=last.overrides, config=last.config
+    )
 
 
 def _state(trial: FrozenTrial, ended: Mapping[str, Any]) -> TrialState:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -22,7 +22,16 @@ from optuna.trial import FrozenTrial
 from sweeps.budget import Budget, Spent, ended_by
 from sweeps.schema import ConfigError
 from sweeps.search import ranking
-from sweeps.search.frozen import CHANGES, DUPLICATE, EARLIER, is_foreign, read_changes, read_given, read_row
+from sweeps.search.frozen import (
+    CHANGES,
+    DUPLICATE,
+    EARLIER,
+    as_changed,
+    is_foreign,
+    read_changes,
+    read_given,
+    read_row,
+)
 from sweeps.search.goals import Constraint, Goals
 from sweeps.search.rows import (
     Assignment,
@@ -283,7 +292,7 @@ class Study:
             if earlier < found.number:  # it also may die before it says so
                 self._tell_duplicate(trial, earlier)
             else:
-                kept.append(_newest(found, read_changes(frozen)))
+                kept.append(as_changed(found, read_changes(frozen)))
         return kept
 
     @contextmanager
@@ -445,31 +454,9 @@ class Study:
         )
 
 
-def delete_study(url: str, name: str) -> None:
-    """Remove a sweep's trials for good; nothing where there is no such sweep."""
-    with suppress(KeyError):
-        optuna.delete_study(study_name=name, storage=open_storage(url))
-
-
-def list_studies(url: str) -> list[StudyRow]:
-    """Every sweep in a database, oldest first."""
-    storage = open_storage(url)
-    names = [study.study_name for study in storage.get_all_studies()]
-    return [Study(optuna.load_study(study_name=name, storage=storage)).summary() for name in names]
-
-
 def _set(study: optuna.Study, **attrs: Any) -> None:
     for key, value in attrs.items():
         study.set_user_attr(key, value)
-
-
-def _newest(assignment: Assignment, changes: Sequence[Change]) -> Assignment:
-    if not changes:
-        return assignment
-    last = changes[-1]
-    return Assignment(
-        number=assignment.number, params=last.params, overrides=last.overrides, config=last.config
-    )
 
 
 def _fingerprint(config: Mapping[str, Any]) -> str:
