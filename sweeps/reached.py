@@ -34,9 +34,10 @@ def earlier(sweep: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _results(trial: Path, scale: Mapping[str, Any]) -> Iterator[tuple[float, dict[str, Any]]]:
-    told = [report for each in replicates.found(trial) or [trial] for report in events.reports(each)]
+    reports = events.reports(trial)
+    told = [report for each in replicates.found(trial) for report in events.reports(each)] or reports
     edits = [(report["step"], edit["kind"]) for report in told for edit in report["edits"]]
-    for report in events.reports(trial):
+    for report in reports:
         kinds = Counter(kind for step, kind in edits if step <= report["step"])
         result = {f"{METRICS}/{key}": value for key, value in report["metrics"].items()}
         result |= {"epoch": report["epoch"], "num_grown": kinds["grow"], **scale}
