@@ -73,7 +73,7 @@ def test_a_checkpoint_of_another_format_is_refused_with_both_versions(tmp_path):
     (path,) = saved(tmp_path, 1)
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(checkpoint.CheckpointError, match=r"format version 99; this growcore reads 1"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"format version 99; this growcore reads 2"):
         checkpoint.load(path, Counter(0))
 
 
