@@ -132,14 +132,6 @@ def findings(folder: Path) -> list[dict[str, Any]] | None:
     return [f for report in told for f in report.get("findings", [])] if told else None
 
 
-def failure(folder: Path) -> str | None:
-    """Why the newest attempt failed, or None where it did not say."""
-    last = None
-    for event in read_events(folder):
-        last = event["reason"] if event["kind"] in FAILURES else None
-    return last
-
-
 def num_failures(folder: Path) -> int:
     """Attempts at a trial that failed, crashed or lost their worker."""
     return sum(event["kind"] in FAILURES for event in read_events(folder))

@@ -12,6 +12,13 @@ settings.register_profile("growsweep", deadline=None, max_examples=25, derandomi
 settings.load_profile("growsweep")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a Ray run in one process where several run tests."""
+    for item in items:
+        if "ray_here" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     import torch

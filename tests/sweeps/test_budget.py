@@ -115,6 +115,19 @@ def test_time_counts_while_a_driver_runs_and_gpu_time_while_trials_do():
     assert study.spent.gpu_hours == 3.5
 
 
+def test_a_trial_that_gave_its_slot_back_spends_no_gpu_time_until_it_has_one_again():
+    study, clock = make_study(gpu_hours=100.0), Clock()
+    ledger = Ledger(study, 2.0, 1, Shown(), clock)
+    number = study.ask(LearningRates()).number
+    for holds in (True, False, True):
+        (ledger.started if holds else ledger.paused)(number)
+        clock.pass_hours(1)
+    ledger.reported(number, {"metrics": {"cost/train_flops": 5e6}})
+    ledger.paused(number)
+    assert study.spent.gpu_hours == 2 * 2.0
+    assert study.spent.train_flops == 5e6
+
+
 def test_flops_are_those_of_ended_trials_and_of_the_newest_reports_times_their_replicates():
     study, shown = make_study(train_flops=1e9), Shown()
     ledger = Ledger(study, 0, 3, shown, Clock())

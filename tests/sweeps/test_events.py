@@ -42,11 +42,10 @@ def test_a_step_repeated_by_a_later_attempt_counts_once_and_is_the_later(tmp_pat
     assert [e["step"] for e in events.edits(tmp_path, until_step=20)] == [10, 20]
 
 
-def test_the_reason_of_a_failure_is_that_of_the_newest_attempt(tmp_path):
-    EventWriter(tmp_path).write("failed", {"reason": "first"})
-    assert events.failure(tmp_path) == "first"
-    EventWriter(tmp_path).write("started", {})
-    assert events.failure(tmp_path) is None
+def test_failures_are_counted_whoever_said_them_and_endings_are_none(tmp_path):
+    for kind in ("started", "failed", "lost", "preempted", "expired", "failed"):
+        EventWriter(tmp_path).write(kind, {"reason": "why"})
+    assert events.num_failures(tmp_path) == 3
 
 
 def test_half_written_files_are_not_read(tmp_path):

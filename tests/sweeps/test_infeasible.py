@@ -63,7 +63,8 @@ def test_a_hopeless_trial_ends_before_its_first_report_with_its_finding_and_the_
     assert (result["ending"], result["done"]) == ("infeasible", True)
     assert result["reason"].startswith("infeasible: out: the variance of preactivations changes by a factor")
     assert "Multiply the gain by about" in result["reason"]
-    assert events.failure(Path(job.folder)) == result["reason"]
+    *_, last = events.read_events(Path(job.folder))
+    assert (last["kind"], last["reason"]) == ("failed", result["reason"])
     assert events.reports(Path(job.folder)) == []
     assert events.findings(Path(job.folder)) is None
 

@@ -140,7 +140,8 @@ def test_a_lost_worker_is_noted_with_its_reason_and_its_trial_goes_on(study, mak
     searcher.suggest("a")
     searcher._attempts.died(0, Death(reason="SIGKILL", was_preempted=False))
     searcher.on_trial_complete("a", error=True)
-    assert events.failure(tmp_path / "0") == "its worker died: SIGKILL"
+    (lost,) = events.read_events(tmp_path / "0")
+    assert (lost["kind"], lost["reason"]) == ("lost", "its worker died: SIGKILL")
     assert searcher.suggest("a") == {"job": {"number": 0}}
     (tmp_path / "0" / events.HUNG).write_text("File trial.py, line 3 in step")
     searcher.on_trial_complete("a", error=True)

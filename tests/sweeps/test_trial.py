@@ -75,8 +75,8 @@ def test_what_training_raises_ends_the_trial_with_its_reason_and_spares_the_work
     job = make_job(tmp_path, **training)
     last = run(job)[-1]
     assert (last["ending"], last["reason"], last["done"]) == (ending, reason, True)
-    assert events.failure(Path(job.folder)) == reason
     *_, failed = events.read_events(Path(job.folder))
+    assert (failed["kind"], failed["reason"]) == ("failed", reason)
     assert "Traceback" in failed["traceback"]
 
 
