@@ -55,6 +55,7 @@ def test_the_first_ten_minutes_run_as_written(tmp_path):
     assert not (tmp_path / "runs" / sweep).exists()
 
 
+@pytest.mark.slow
 def test_the_readme_s_plan_of_a_larger_sweep_is_valid(tmp_path):
     words = next(w for w in commands("A sweep of your own") if "space=grow_prune" in w)
     told = run([*words, "--dry-run"], tmp_path)

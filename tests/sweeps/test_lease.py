@@ -59,6 +59,7 @@ def change(url: str, **values: object) -> None:
         connection.execute(lease._LEASES.update().values(**values))
 
 
+@pytest.mark.slow
 def test_of_processes_that_race_exactly_one_gets_the_lease(url):
     racers = [driver(url) for _ in range(3)]
     open_storage(url)
