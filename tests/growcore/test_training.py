@@ -82,6 +82,7 @@ def test_a_network_learns_grows_and_loses_connections_while_it_trains():
     assert told[-1].metrics["model/nonzero_parameters"] < told[-1].metrics["model/parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -461,6 +461,7 @@ def test_a_member_takes_over_a_larger_or_smaller_network_and_trains_it(tmp_path,
     assert final["val/accuracy"] > 0.15  # at a learning rate of 1e-6 it is a guess
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", sorted(MUTABLE))
 def test_every_mutable_key_can_change_in_the_middle_of_a_training(tmp_path, key):
     from growcore import checkpoint

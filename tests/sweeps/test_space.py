@@ -40,6 +40,7 @@ def shipped(request) -> tuple[SweepConfig, SearchSpace]:
 # Laws of every shipped space
 
 
+@pytest.mark.slow
 def test_every_suggestion_is_a_valid_trial(shipped):
     _, searched = shipped
     samples = searched.sample(2000, seed=1)
