@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from growcore.neurons import observe_activity
+from growcore.networks.neurons import observe_activity
 from growcore.sparse import DSConv2d
 from growcore.sparse.geometry import ConvGeometry
 from growcore.sparse.strength import coactivation, correlation, pooled_correlation

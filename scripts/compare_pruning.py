@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from growcore import models
 from growcore.config import PruningMethod, Strength, TrialConfig
+from growcore.networks import models
 from growcore.training import Training
 
 DENSITIES = (0.2, 0.05)

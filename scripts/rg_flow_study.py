@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from growcore.config import Activation
 from growcore.diagnostics import Estimate, LayerStatistics, LayerTheory, MLPEnsemble, predict, rg_flow
-from growcore.initialization import critical_point
+from growcore.networks.initialization import critical_point
 
 ACTIVATIONS = (Activation.identity, Activation.relu, Activation.tanh)
 OFF_CRITICAL = (0.8, 1.0, 1.25)  # factors on the critical C_W

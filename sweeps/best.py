@@ -154,8 +154,7 @@ def retrain(
     Raises:
         growcore.training.TrialFailed: the loss is no longer finite.
     """
-    from growcore import checkpoint
-    from growcore.training import Training
+    from growcore.training import Training, checkpoint
 
     training = Training(config, device)
     report = None

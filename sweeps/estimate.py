@@ -26,7 +26,7 @@ from sweeps.space import SearchSpace
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from growcore.planning import PlannedCost
+    from growcore.edits.planning import PlannedCost
     from growcore.training import Training
 
 NUM_SAMPLES = 16  # trials that are planned
@@ -113,7 +113,7 @@ def estimate(config: SweepConfig, space: SearchSpace) -> Estimate:
 
 
 def _plan(space: SearchSpace) -> Iterator[_Planned]:
-    from growcore.planning import planned_cost
+    from growcore.edits.planning import planned_cost
 
     for values in space.sample(NUM_SAMPLES):
         config = space.apply(values)
@@ -137,8 +137,9 @@ def _estimate(planned: _Planned, device: str, num_replicates: int) -> TrialEstim
 
 def _probes(planned: _Planned, device: str) -> tuple[_Probe, _Probe]:
     """At the width a trial starts with, and at the width it ends with."""
-    from growcore import models
-    from growcore.training import Training, make_optimizer
+    from growcore.networks import models
+    from growcore.training import Training
+    from growcore.training.optimizer import make_optimizer
 
     start = Training(planned.config, device)
     if models.widths(start.model) == planned.cost.widths:
@@ -154,7 +155,7 @@ def _probes(planned: _Planned, device: str) -> tuple[_Probe, _Probe]:
 
 
 def _probe(training: Training, growth_epochs: tuple[int, ...]) -> _Probe:
-    from growcore import cost
+    from growcore.networks import cost
 
     batches = _batches(training)
     activations = _train_counting(training, *next(batches))  # also allocates the optimizer's state

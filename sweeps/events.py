@@ -4,7 +4,7 @@ Layout of `storage.root/SWEEP/NUMBER/`:
     trial.json                    what was given: number, params, overrides, the whole configuration
     events/ATTEMPT-SEQ.jsonl      what happened, one closed file per report; a new worker is a new attempt
     outcome.json                  how it ended, written by the driver
-    checkpoints/                  see `growcore.checkpoint`
+    checkpoints/                  see `growcore.training.checkpoint`
     hung.txt                      where its worker stood when it was ended because it hung
 
 A trial with several replicates keeps the means there, and each training in a folder of its own; see

@@ -13,7 +13,7 @@ from growcore.config import TrialConfig
 from sweeps.schema import ConfigError
 
 if TYPE_CHECKING:
-    from growcore.checks import Check
+    from growcore.diagnostics.checks import Check
 
 _STYLES = {"warn": "yellow", "fail": "bold red"}
 
@@ -26,7 +26,9 @@ def check(config: TrialConfig) -> Check:
     """
     import torch
 
-    from growcore import checks, data, models
+    from growcore import data
+    from growcore.diagnostics import checks
+    from growcore.networks import models
 
     torch.set_num_threads(config.training.num_threads)
     try:

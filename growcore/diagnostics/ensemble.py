@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from growcore.config import Activation
-from growcore.initialization import ActivationFunction, activation_function
+from growcore.networks.initialization import ActivationFunction, activation_function
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from growcore.config import Activation
 from growcore.diagnostics.ensemble import MLPEnsemble
-from growcore.initialization import gaussian_moments
+from growcore.networks.initialization import gaussian_moments
 
 SCALE_INVARIANT = (Activation.identity, Activation.relu, Activation.leaky_relu)
 

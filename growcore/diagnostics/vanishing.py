@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from growcore.config import Activation
 from growcore.diagnostics.ensemble import Estimate
-from growcore.initialization import initialize
+from growcore.networks.initialization import initialize
 
 UNDERFLOW = 2.0**-150  # half the smallest float32 above 0
 OVERFLOW = 2.0**128

@@ -330,3 +330,7 @@ def _joined(
 
 def _scaled(moments: Moments | None, scale: float) -> Moments | None:
     return None if moments is None else (moments[0] * scale, moments[1] * scale**2)
+
+
+# What gains neurons: a layer before which they stand, or a merge.
+Consumer = GrowingModule | MergeGrowingModule

@@ -128,7 +128,7 @@ def _check_removal(consumer: GrowingModule | MergeGrowingModule, keep: Tensor) -
         raise ValueError(
             f"keep says of each of the {num_neurons} neurons of {producer.name} whether it stays, and one "
             f"at least must stay; got {keep.dtype} of shape {tuple(keep.shape)} with "
-            f"{int(keep.count_nonzero())} that stay. Decide with growcore.neurons.neurons_to_keep."
+            f"{int(keep.count_nonzero())} that stay. Decide with growcore.networks.neurons.neurons_to_keep."
         )
     for layer in [module.layer for module in (*consumer.producers, *consumer.readers)]:
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:

@@ -17,7 +17,7 @@ def hold_pruned_at_zero(optimizer: Optimizer, model: nn.Module) -> RemovableHand
 
     A sparse layer computes as if pruned weights were zero whatever they hold, but momentum gathered
     before a progression goes on moving them. Where edits are applied together with the optimizer
-    (`growcore.surgery`) this is not needed.
+    (`growcore.edits.surgery`) this is not needed.
 
     Args:
         optimizer: whose steps are followed.

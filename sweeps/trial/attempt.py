@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from growcore.config import TrialConfig
-from growcore.report import TrialFailed, TrialInfeasible
+from growcore.training.report import TrialFailed, TrialInfeasible
 from sweeps import replicates
 from sweeps.endings import Ending
 from sweeps.events import EventWriter, Unrecorded

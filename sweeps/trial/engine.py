@@ -40,8 +40,8 @@ class Growcore:
         return Training(config, device)
 
     def full_train_flops(self, base: TrialConfig, device: str) -> float:
-        """Planned growth included; see `growcore.planning.planned_cost`."""
-        from growcore.planning import planned_cost
+        """Planned growth included; see `growcore.edits.planning.planned_cost`."""
+        from growcore.edits.planning import planned_cost
 
         return float(planned_cost(base).training_flops)
 
@@ -50,20 +50,20 @@ class Growcore:
         training.pause()
 
     def save(self, folder: Path, training: Any) -> Path:
-        """See `growcore.checkpoint.save`."""
-        from growcore import checkpoint
+        """See `growcore.training.checkpoint.save`."""
+        from growcore.training import checkpoint
 
         return checkpoint.save(folder, training)
 
     def newest(self, folder: Path) -> Path | None:
-        """See `growcore.checkpoint.newest`."""
-        from growcore import checkpoint
+        """See `growcore.training.checkpoint.newest`."""
+        from growcore.training import checkpoint
 
         return checkpoint.newest(folder)
 
     def load(self, path: Path, training: Any, device: str) -> int:
-        """See `growcore.checkpoint.load`."""
-        from growcore import checkpoint
+        """See `growcore.training.checkpoint.load`."""
+        from growcore.training import checkpoint
 
         checkpoint.load(path, training, device)
         return int(checkpoint.read_manifest(path)["step"])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from growcore import checkpoint
+from growcore.training import checkpoint
 
 
 class Counter:

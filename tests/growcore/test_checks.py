@@ -11,11 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from growcore import checkpoint, checks, data, models
+from growcore import data
 from growcore.config import Preflight, TrialConfig
-from growcore.diagnostics import Severity
-from growcore.report import Report, TrialFailed, TrialInfeasible
-from growcore.training import Training
+from growcore.diagnostics import Severity, checks
+from growcore.networks import models
+from growcore.training import Training, checkpoint
+from growcore.training.preflight import before_training
+from growcore.training.report import Report, TrialFailed, TrialInfeasible
 
 HOPELESS = {"widths": [16] * 8, "init_gain": 0.1}
 DOUBTFUL = {"widths": [16] * 8, "init_gain": 0.6}  # vanishes by more than 1e3 and less than 1e10
@@ -65,7 +67,7 @@ def test_a_check_draws_nothing_and_leaves_the_network_as_it_is(seed, depth):
     setting = TrialConfig.from_dict({**config({"widths": [4] * depth}).to_dict(), "seed": seed})
     model, images = network(setting)
     before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    first, second = (checks.before_training(model, images, Preflight.warn) for _ in range(2))
+    first, second = (before_training(model, images, Preflight.warn) for _ in range(2))
     assert first == second
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from growcore import checkpoint, models
 from growcore.config import TrainingConfig, TrialConfig
-from growcore.plateau import Plateau
-from growcore.training import Report, Training
+from growcore.networks import models
+from growcore.training import Report, Training, checkpoint
+from growcore.training.plateau import Plateau
 
 NUM_EPOCHS = 6
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from growcore import cost
+from growcore.networks import cost
 
 
 def network(width: int, stride: int, groups: int) -> nn.Module:

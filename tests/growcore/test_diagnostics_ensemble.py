@@ -30,7 +30,7 @@ from growcore.diagnostics import (
     sampled_four_point,
     vertex_constant,
 )
-from growcore.initialization import critical_point, initialize
+from growcore.networks.initialization import critical_point, initialize
 
 STATISTICS = ("mean", "K", "excess_kurtosis", "pair_correlator", "four_point_correlator")
 

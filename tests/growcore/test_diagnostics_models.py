@@ -25,8 +25,8 @@ from growcore.diagnostics import (
     preflight,
     sample_model_preactivations,
 )
-from growcore.initialization import critical_point
-from growcore.models import build
+from growcore.networks.initialization import critical_point
+from growcore.networks.models import build
 
 SHAPES = {"mlp": (1, 8, 8), "conv": (3, 12, 12)}
 

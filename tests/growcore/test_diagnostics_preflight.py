@@ -24,7 +24,7 @@ from growcore.diagnostics import (
     signal_changes,
     signal_metrics,
 )
-from growcore.initialization import activation_function, activation_gain, initialize, weight_std
+from growcore.networks.initialization import activation_function, activation_gain, initialize, weight_std
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -19,7 +19,7 @@ from growcore.diagnostics import (
     scheme_matrix,
     uniform_matrix,
 )
-from growcore.initialization import SCHEMES, weight_std
+from growcore.networks.initialization import SCHEMES, weight_std
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from growcore.config import Activation
-from growcore.initialization import (
+from growcore.networks.initialization import (
     SCHEMES,
     activation_function,
     activation_gain,

@@ -4,11 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from growcore import cost, models, surgery
 from growcore.config import PruningMethod, TrialConfig
+from growcore.edits import surgery
+from growcore.edits.decide import Progress, decide_growth
+from growcore.edits.observe import observe_growth
 from growcore.growth import LinearGrowingModule
-from growcore.observation import observe_growth
-from growcore.policies import Progress, decide_growth
+from growcore.networks import cost, models
 from growcore.sparse import DSConv2d, DSLinear
 
 

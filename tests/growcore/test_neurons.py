@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from growcore.edits.surgery import carry_optimizer
 from growcore.growth import LinearGrowingModule, RestrictedConv2dGrowingModule
-from growcore.neurons import (
+from growcore.networks.neurons import (
     NeuronActivity,
     alive,
     check_active,
@@ -18,7 +19,6 @@ from growcore.neurons import (
     widen_pair,
 )
 from growcore.sparse import DSConv2d
-from growcore.surgery import carry_optimizer
 
 torch.set_num_threads(1)
 

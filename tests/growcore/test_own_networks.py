@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from growcore import checkpoint, models
 from growcore.config import TrialConfig
-from growcore.training import Report, Training
+from growcore.networks import models
+from growcore.training import Report, Training, checkpoint
 
 NETWORKS = """
 from torch import nn

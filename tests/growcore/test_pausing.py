@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from growcore import checkpoint, checks, cost, models
-from growcore import training as training_module
 from growcore.config import TrialConfig
 from growcore.diagnostics import FindingKind, Severity
-from growcore.report import EditRecord, LayerState
-from growcore.training import Report, Training, TrialFailed
+from growcore.edits.reports import EditRecord, LayerState
+from growcore.networks import cost, models
+from growcore.training import Report, Training, TrialFailed, checkpoint
+from growcore.training import loop as training_module
 
 STEPS = 4  # of an epoch: batches of 32, 32, 32 and 4 images
 EPOCHS = 3
@@ -227,7 +227,7 @@ def test_a_pause_before_the_first_step_repeats_no_edit_and_loses_no_record(
         if moment == "before iterating":
             training.pause()
         elif moment == "preflight":
-            paused_by(patch, checks, "before_training", training)
+            paused_by(patch, training_module, "before_training", training)
         else:
             paused_by(patch, training.editor, "edit", training)
         assert list(training) == []

@@ -1,7 +1,7 @@
 import pytest
 
 from growcore.config import TrialConfig
-from growcore.planning import planned_cost
+from growcore.edits.planning import planned_cost
 from growcore.training import Training
 
 

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from growcore import policies
 from growcore.config import (
     DensityAllocation,
     GrowthConfig,
@@ -16,8 +15,9 @@ from growcore.config import (
     PruningScope,
     ScheduleShape,
 )
+from growcore.edits import decide as policies
+from growcore.edits.decide import GrowthObservation, Progress, PruneObservation
 from growcore.growth import GrowthProposal
-from growcore.policies import GrowthObservation, Progress, PruneObservation
 from growcore.sparse import random_mask
 
 

@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from growcore import checkpoint, models, policies, surgery
 from growcore.config import TrialConfig
+from growcore.edits import decide as policies
+from growcore.edits import surgery
+from growcore.edits.decide import ActivityObservation, Progress
+from growcore.edits.observe import observe_activity
+from growcore.edits.surgery import Edit, EditKind
 from growcore.growth import (
     LinearGrowingModule,
     RemovedNeurons,
     removable_neurons,
     remove_neurons,
 )
-from growcore.observation import observe_activity
-from growcore.policies import ActivityObservation, Progress
-from growcore.surgery import Edit, EditKind
-from growcore.training import Training
+from growcore.networks import models
+from growcore.training import Training, checkpoint
 
 SHAPE = (1, 8, 8)
 OPTIMIZERS = {

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from growcore import models, surgery
 from growcore.config import TrialConfig
-from growcore.observation import observe_growth, scale
-from growcore.surgery import Edit, EditKind
+from growcore.edits import surgery
+from growcore.edits.line_search import scale
+from growcore.edits.observe import observe_growth
+from growcore.edits.surgery import Edit, EditKind
+from growcore.networks import models
 
 SHAPE = (1, 8, 8)
 OPTIMIZERS = {

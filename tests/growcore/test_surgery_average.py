@@ -5,11 +5,13 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from growcore import models, surgery
 from growcore.config import TrialConfig
+from growcore.edits import surgery
+from growcore.edits.line_search import scale
+from growcore.edits.observe import observe_growth
+from growcore.edits.surgery import Edit, EditKind
 from growcore.growth import RemovedNeurons
-from growcore.observation import observe_growth, scale
-from growcore.surgery import Edit, EditKind
+from growcore.networks import models
 
 SHAPE = (1, 8, 8)
 CONFIG = TrialConfig.from_dict(

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from growcore import checkpoint, cost, models
 from growcore.config import TrialConfig
-from growcore.training import Report, Training, TrialFailed
+from growcore.networks import cost, models
+from growcore.training import Report, Training, TrialFailed, checkpoint
 
 
 def config(**changes: object) -> TrialConfig:

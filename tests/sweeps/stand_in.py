@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from growcore.config import DataConfig, ModelConfig, OptimizerConfig, TrainingConfig, TrialConfig
-from growcore.report import TrialFailed
+from growcore.training.report import TrialFailed
 from sweeps.search import SamplerSettings, TrialRow
 from sweeps.trial import SweepTrial
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from growcore import planning
 from growcore.config import TrialConfig
+from growcore.edits import planning
 from growcore.training import Training
 from sweeps import estimate, plan
 from sweeps.cluster import num_local_slots

@@ -464,8 +464,7 @@ def test_a_member_takes_over_a_larger_or_smaller_network_and_trains_it(tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("key", sorted(MUTABLE))
 def test_every_mutable_key_can_change_in_the_middle_of_a_training(tmp_path, key):
-    from growcore import checkpoint
-    from growcore.training import Training
+    from growcore.training import Training, checkpoint
 
     other = {
         "optimizer.lr": 0.02,

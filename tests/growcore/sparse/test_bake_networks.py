@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from growcore import models
 from growcore.config import TrialConfig
 from growcore.growth import LinearGrowingModule
+from growcore.networks import models
 from growcore.sparse import DSConv2d, DSLinear, bake
 from growcore.sparse.tracing import trace
 

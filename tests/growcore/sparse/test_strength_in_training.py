@@ -1,7 +1,7 @@
 import pytest
 
-from growcore import models
 from growcore.config import TrialConfig
+from growcore.networks import models
 from growcore.training import Training
 
 

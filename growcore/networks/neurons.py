@@ -251,7 +251,7 @@ def widen(
     Args:
         x: a tensor, ... x n: its entries stay, in the middle, and gradients reach them. Or a layer, linear,
             convolution or growing module: its neurons stay, first, and so do its pruned connections;
-            parameters become new objects (`growcore.surgery.carry_optimizer` tells an optimizer).
+            parameters become new objects (`growcore.edits.surgery.carry_optimizer` tells an optimizer).
         factor: the new size is about factor * n; the number of new entries is even, of a tensor half before
             and half after (5 entries at factor 1.3 become 7).
         generator: draws the noise; None: torch's global one.

@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from growcore.networks.modes import evaluating
+
 Layer = nn.Linear | nn.Conv2d
 Result = TypeVar("Result")
 
@@ -132,12 +134,9 @@ def _run_once(
     handles = [module.register_forward_hook(record) for module in watched]
     parameter = next(model.parameters())
     x_NCHW = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
-    was_training = model.training
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(x_NCHW)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()

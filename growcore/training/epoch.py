@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growcore.cost import Cost
+from growcore.networks.cost import Cost
 
 Batch = tuple[Tensor, Tensor]  # images and labels
 

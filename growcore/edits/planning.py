@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from growcore import cost, data, models, policies
+from growcore import data
 from growcore.config import GrowthWhere, TrialConfig
+from growcore.edits import decide as policies
+from growcore.networks import cost, models
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from growcore import checks, cost, models, policies, surgery
 from growcore.config import GrowthMethod, TrialConfig
-from growcore.data import DataSet, training_batches
-from growcore.diagnostics import LayerSignal
+from growcore.data import Batch, DataSet, training_batches
+from growcore.diagnostics import LayerSignal, checks
+from growcore.edits import decide as policies
+from growcore.edits import surgery
+from growcore.edits.line_search import LineSearch, line_search, scaling_factors
+from growcore.edits.observe import observe_activity, observe_growth, observe_pruning
+from growcore.edits.reports import EditRecord, LayerState
 from growcore.growth import GrowthProposal, MergeProposal
-from growcore.observation import (
-    Batch,
-    LineSearch,
-    line_search,
-    observe_activity,
-    observe_growth,
-    observe_pruning,
-    scaling_factors,
-)
-from growcore.report import EditRecord, LayerState
+from growcore.networks import cost, models
 
 
 class Editor:

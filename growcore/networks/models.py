@@ -26,10 +26,10 @@ from growcore.config import (
     PruningMethod,
     TrialConfig,
 )
+from growcore.config.registry import find
 from growcore.growth import Consumer, GrowingModule, MergeGrowingModule, remove_neurons
-from growcore.initialization import draw_weights, initialize, input_gain
-from growcore.networks import GrowingConvNet, GrowingMLP, GrowingResNet, GrowingVGG, ImageShape
-from growcore.registry import find
+from growcore.networks.builtin import GrowingConvNet, GrowingMLP, GrowingResNet, GrowingVGG, ImageShape
+from growcore.networks.initialization import draw_weights, initialize, input_gain
 from growcore.sparse import PRUNE_DIMS, DSConv2d, DSLinear, SparseSettings, allocate, random_mask
 
 SparseLayer = DSConv2d | DSLinear

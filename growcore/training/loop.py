@@ -15,21 +15,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
-from growcore import checks, cost, data, models
-from growcore.config import LearningRateSchedule, OptimizerConfig, OptimizerName, Preflight, TrialConfig
-from growcore.diagnostics import Finding
-from growcore.editing import Editor
-from growcore.epoch import Epoch
-from growcore.evaluation import evaluate
-from growcore.plateau import Plateau
-from growcore.report import EditRecord, Report, TrialFailed, TrialInfeasible
-from growcore.schema import build, plain
-
-__all__ = ["EditRecord", "Report", "Training", "TrialFailed", "TrialInfeasible"]
+from growcore import data
+from growcore.config import Preflight, TrialConfig
+from growcore.config.schema import build, plain
+from growcore.diagnostics import Finding, checks
+from growcore.edits.editor import Editor
+from growcore.edits.reports import EditRecord
+from growcore.networks import cost, models
+from growcore.training.epoch import Epoch
+from growcore.training.evaluation import evaluate
+from growcore.training.optimizer import change_optimizer, check_same_optimizer, make_optimizer, make_schedule
+from growcore.training.plateau import Plateau
+from growcore.training.preflight import before_training
+from growcore.training.report import Report, TrialFailed
 
 CHECK_EVERY_STEPS = 100  # steps between two looks at the loss; a look waits for the device
 
@@ -110,7 +111,7 @@ class Training:
 
     def _preflight(self) -> None:
         if self.step == 0 and self.config.preflight != Preflight.off:
-            check = checks.before_training(self.model, self.data, self.config.preflight)
+            check = before_training(self.model, self.data, self.config.preflight)
             self._findings, self._signal = check.findings, check.metrics
 
     def _begin_epoch(self) -> Epoch:
@@ -261,7 +262,7 @@ class Training:
         Raises:
             ValueError: the state belongs to another model or another optimizer.
         """
-        _check_same_optimizer(state["config"]["optimizer"], self.config.optimizer)
+        check_same_optimizer(state["config"]["optimizer"], self.config.optimizer)
         model = models.build(self.config, self.data.image_shape, self.data.num_classes)
         models.resize(model, state["widths"])
         model.load_state_dict(state["model"])
@@ -283,63 +284,6 @@ class Training:
         self._reported = state["reported"]
         self._edits = [EditRecord.from_dict(edit) for edit in state["edits"]]
         self._findings = [build(Finding, finding) for finding in state["findings"]]
-
-
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters, one group."""
-    if config.name == OptimizerName.sgd:
-        return torch.optim.SGD(
-            model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-    family = torch.optim.Adam if config.name == OptimizerName.adam else torch.optim.AdamW
-    return family(
-        model.parameters(), lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
-    )
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, config: TrialConfig) -> LRScheduler:
-    """The learning rate over epochs."""
-    if config.optimizer.schedule == LearningRateSchedule.cosine:
-        return CosineAnnealingLR(optimizer, T_max=config.training.num_epochs)
-    return ConstantLR(optimizer, factor=1.0)
-
-
-def change_optimizer(
-    optimizer: torch.optim.Optimizer, schedule: LRScheduler, before: Mapping[str, Any], now: OptimizerConfig
-) -> None:
-    """Give a loaded optimizer the values that its configuration has now.
-
-    Args:
-        optimizer: in the state that `before` led to.
-        schedule: its schedule; every rate it holds is multiplied by the ratio of the learning rates.
-        before: OptimizerConfig as plain values.
-        now: differs in lr, momentum and weight_decay only.
-    """
-    for group in optimizer.param_groups:
-        if "betas" in group:
-            group["betas"] = (now.momentum, group["betas"][1])
-        else:
-            group["momentum"] = now.momentum
-        group["weight_decay"] = now.weight_decay
-    if now.lr != before["lr"]:
-        _scale_lr(optimizer, schedule, now.lr / before["lr"])
-
-
-def _check_same_optimizer(before: Mapping[str, Any], now: OptimizerConfig) -> None:
-    for key, value in (("name", now.name), ("schedule", now.schedule)):
-        if value != before[key]:
-            raise ValueError(
-                f"A training cannot go on with another optimizer.{key}: the checkpoint has "
-                f"{before[key]}, the configuration {value}. Set optimizer.{key}={before[key]}."
-            )
-
-
-def _scale_lr(optimizer: torch.optim.Optimizer, schedule: LRScheduler, ratio: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] *= ratio
-        group["initial_lr"] *= ratio
-    schedule.base_lrs = [lr * ratio for lr in schedule.base_lrs]
-    schedule._last_lr = [lr * ratio for lr in schedule._last_lr]
 
 
 def _growth_metrics(edits: list[EditRecord]) -> dict[str, float]:

@@ -1,22 +1,10 @@
-"""What a training says: plain values, one report per evaluation."""
+"""What an edit did, as plain values for reports and logs; no torch."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # reports are read where torch is not wanted
-    from growcore.diagnostics import Finding
-
-
-class TrialFailed(RuntimeError):
-    """A training that cannot go on, for a reason that belongs to its configuration."""
-
-
-class TrialInfeasible(TrialFailed):
-    """A training that is not begun, because its untrained network carries no signal."""
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +33,7 @@ class EditRecord:
     counts: dict[str, float] = field(default_factory=dict)  # of a pruning: kept, reinitialised, ...
     before: LayerState | None = None
     after: LayerState | None = None
-    # By `<what>/<layer>`, on one training batch, all edits together; see `growcore.checks.edit_signal`.
+    # By `<what>/<layer>`, on one training batch, all edits together; see `checks.edit_signal`.
     signal: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -53,19 +41,3 @@ class EditRecord:
         """The record that `dataclasses.asdict` made these values of."""
         moments = {key: values[key] and LayerState(**values[key]) for key in ("before", "after")}
         return cls(**{**values, **moments})
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """State of a training at one evaluation."""
-
-    step: int  # optimizer steps so far
-    epoch: int  # epochs so far
-    metrics: dict[str, float]
-    edits: list[EditRecord]  # since the last report
-    finished: bool  # the last report of the training; it alone carries test/* metrics
-    findings: list[Finding] = field(default_factory=list)  # of the preflight, in the first report only
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dataclasses.asdict(self)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from growcore.config import suggest_name
+from growcore.config.schema import suggest_name
 
 
 def find(

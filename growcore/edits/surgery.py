@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from growcore.growth import Cut, GrowthProposal, MergeProposal, RemovedNeurons, remove_neurons
-from growcore.models import grow_pairs, resize, sparse_layers, width
+from growcore.networks.models import grow_pairs, resize, sparse_layers, width
 from growcore.sparse import Progress, PruneMask
 
 

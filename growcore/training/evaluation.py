@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from growcore.data import DataSet, Part, evaluation_batches
 from growcore.growth import GrowingModule, MergeGrowingModule
-from growcore.models import layer_name
+from growcore.networks.models import layer_name
+from growcore.networks.modes import evaluating
 
 BATCH_SIZE = 1024  # images; evaluation keeps no activations for a backward pass
 
@@ -29,11 +30,8 @@ def evaluate(model: nn.Module, data: DataSet, part: Part, prefix: str) -> dict[s
         The two metrics; with prefix `val` also `val/accuracy/<class>` for each class that occurs and
         `activity/dead_fraction/<layer>` for each hidden layer.
     """
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), _watch_activity(model) as active:
+    with evaluating(model), torch.no_grad(), _watch_activity(model) as active:
         logits_NK = torch.cat([model(x) for x, _ in evaluation_batches(data, part, BATCH_SIZE)])
-    model.train(was_training)
     correct_N = logits_NK.argmax(1) == part.y_N
     metrics = {
         f"{prefix}/loss": float(functional.cross_entropy(logits_NK.float(), part.y_N)),

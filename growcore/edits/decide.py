@@ -21,8 +21,9 @@ from growcore.config import (
     PruningScope,
     ScheduleShape,
 )
+from growcore.edits.surgery import Edit, EditKind
 from growcore.growth import GrowthProposal, MergeProposal, RemovedNeurons
-from growcore.neurons import neurons_to_keep
+from growcore.networks.neurons import neurons_to_keep
 from growcore.sparse import (
     PRUNE_DIMS,
     PruneMask,
@@ -35,7 +36,6 @@ from growcore.sparse import (
     rigl,
     set_evolution,
 )
-from growcore.surgery import Edit, EditKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from growcore.config import Preflight
 from growcore.data import DataSet
 from growcore.diagnostics import (
     Finding,
@@ -24,8 +23,7 @@ from growcore.diagnostics import (
     signal_changes,
     signal_metrics,
 )
-from growcore.models import layer_name
-from growcore.report import TrialInfeasible
+from growcore.networks.models import layer_name
 
 NUM_IMAGES = 64  # whatever training.batch_size is
 COUNTS = ("preflight/warnings", "preflight/failures")  # metrics of every report
@@ -62,22 +60,6 @@ def inspect(model: nn.Module, data: DataSet) -> Check:
     """
     signals = measure(model, data)
     return Check(signals, judge(signals, Limits()))
-
-
-def before_training(model: nn.Module, data: DataSet, policy: Preflight) -> Check:
-    """`inspect`, which ends the trial where the policy is `fail` and training would be hopeless.
-
-    Raises:
-        TrialInfeasible: the first finding that says so, with its fix.
-        ValueError: as `inspect`.
-    """
-    check = inspect(model, data)
-    if check.failures and policy == Preflight.fail:
-        first = check.failures[0]
-        raise TrialInfeasible(
-            f"{first.layer}: {first.reason} {first.fix} (preflight=warn trains it all the same.)"
-        )
-    return check
 
 
 def measure(model: nn.Module, data: DataSet) -> list[LayerSignal]:

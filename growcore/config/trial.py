@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from growcore.choices import (
+from growcore.config.choices import (
     Activation,
     DensityAllocation,
     DrawnWeights,
@@ -30,38 +30,7 @@ from growcore.choices import (
     Strength,
     UpdateNormalization,
 )
-from growcore.schema import build, keys, plain, require, suggest_name
-
-__all__ = [
-    "DATA_FOLDERS",
-    "DATA_SETS",
-    "MODELS",
-    "Activation",
-    "DataConfig",
-    "DensityAllocation",
-    "DrawnWeights",
-    "GrowthConfig",
-    "GrowthMethod",
-    "GrowthWhere",
-    "Initialization",
-    "LearningRateSchedule",
-    "ModelConfig",
-    "Normalization",
-    "OptimizerConfig",
-    "OptimizerName",
-    "Preflight",
-    "PruningConfig",
-    "PruningMethod",
-    "PruningScope",
-    "ScheduleShape",
-    "Strength",
-    "TrainingConfig",
-    "TrialConfig",
-    "UpdateNormalization",
-    "missing_data",
-    "suggest_name",
-    "trial_keys",
-]
+from growcore.config.schema import build, keys, plain, require, suggest_name
 
 # Of the data sets that torchvision keeps in a folder of their own under data.root.
 DATA_FOLDERS = {

@@ -1,32 +1,24 @@
-"""Looking before editing: statistics, solved proposals and the line search; the network stays as it is.
-
-`observe_growth` lets batches pass and solves what each layer would gain. `line_search` tries the chosen
-edits on copies of the network, with batches that gave no statistics.
-"""
+"""Looking before editing: statistics, solved proposals and activity; the network stays as it is."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from growcore import cost
 from growcore.config import GrowthConfig, GrowthMethod, UpdateNormalization
+from growcore.data import Batch
+from growcore.edits.decide import ActivityObservation, GrowthObservation, PruneObservation, neurons_to_add
 from growcore.growth import Consumer, GrowthProposal, MergeGrowingModule, MergeProposal, removable_neurons
 from growcore.growth.initialization import reference_std
-from growcore.models import sparse_layers, width
-from growcore.neurons import NeuronActivity
-from growcore.policies import ActivityObservation, GrowthObservation, PruneObservation, neurons_to_add
-from growcore.surgery import Edit, apply
-
-Batch = tuple[Tensor, Tensor]  # normalised images and labels
+from growcore.networks import cost
+from growcore.networks.models import sparse_layers, width
+from growcore.networks.modes import evaluating
+from growcore.networks.neurons import NeuronActivity
 
 
 def observe_growth(
@@ -96,7 +88,7 @@ def observe_activity(
         for name, consumer in hidden.items()
     ]
     try:
-        with _eval_mode(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for x_NCHW, _ in batches:
                 model(x_NCHW)
     finally:
@@ -124,71 +116,10 @@ def _count_nonzero(activity: NeuronActivity, num_neurons: int) -> Callable[[nn.M
     return count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LineSearch:
-    """Mean loss without the edits, and with them at the scaling factor that was best."""
-
-    scaling_factor: float  # 0: no factor lowered the loss, so the edits are better left
-    loss_before: float
-    loss_after: float
-    edits: list[Edit]  # the edits at that factor; empty at 0
-
-    @property
-    def decrease(self) -> float:
-        return self.loss_before - self.loss_after
-
-
-def line_search(
-    model: nn.Module,
-    edits: Sequence[Edit],
-    batches: Sequence[Batch],
-    factors: Sequence[float],
-    may_refuse: bool = True,
-) -> LineSearch:
-    """The scaling factor, common to all edits, at which copies of the network have the smallest mean loss.
-
-    Args:
-        model: copied for each factor, so that what is tried is exactly what would be applied.
-        edits: growths that can be applied together.
-        batches: training batches that gave no statistics.
-        factors: positive scaling factors to try.
-        may_refuse: whether the answer may be 0 when no factor lowers the loss. New neurons that know
-            nothing of the loss raise it at first; a search that may refuse would never let them in.
-    """
-    before = mean_loss(model, batches)
-    best = LineSearch(0.0, before, before if may_refuse else math.inf, [])
-    for factor in factors:
-        scaled = [scale(edit, factor) for edit in edits]
-        trial = copy.deepcopy(model)
-        apply(scaled, trial)
-        loss = mean_loss(trial, batches)
-        if loss < best.loss_after:
-            best = LineSearch(factor, before, loss, scaled)
-    return best
-
-
-def scale(edit: Edit, factor: float) -> Edit:
-    """A growth at another scaling factor."""
-    assert isinstance(edit.proposal, GrowthProposal | MergeProposal)
-    return dataclasses.replace(edit, proposal=dataclasses.replace(edit.proposal, gamma=factor))
-
-
-def scaling_factors(largest: float, num: int = 6) -> list[float]:
-    """What a line search tries: `largest`, and half of it `num` - 1 times over."""
-    return [largest / 2**power for power in range(num)]
-
-
-def mean_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
-    """Mean cross-entropy in eval mode."""
-    with _eval_mode(model), torch.no_grad():
-        total = sum(functional.cross_entropy(model(x), y, reduction="sum") for x, y in batches)
-    return float(total) / sum(len(y) for _, y in batches)
-
-
 def _gather(model: nn.Module, pairs: Mapping[str, Consumer], batches: Sequence[Batch]) -> None:
     for consumer in pairs.values():
         consumer.init_computation()
-    with _eval_mode(model):
+    with evaluating(model):
         for x_NCHW, y_N in batches:
             functional.cross_entropy(model(x_NCHW), y_N, reduction="sum").backward()
             for consumer in pairs.values():
@@ -273,16 +204,6 @@ def _flops_per_neuron(
 def _column_size(layer: nn.Linear | nn.Conv2d) -> int:
     out, _, *kernel = layer.weight.shape
     return out * math.prod(kernel)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

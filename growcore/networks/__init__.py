@@ -1,0 +1,1 @@
+"""Built-in networks, how a configuration becomes one, and what one costs."""

@@ -1,0 +1,6 @@
+"""The whole loop: train, edit, evaluate, report. Stopping a trial is ceasing to iterate."""
+
+import lazy_loader
+
+# Names are imported when they are used, as torch takes seconds; `__init__.pyi` lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
