@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from growcore.config import PruningMethod, Strength, TrialConfig
+from growcore.config import Strength, TrialConfig
 from growcore.networks import models
+from growcore.sparse.methods import PRUNING_METHODS
 from growcore.training import Training
 
 DENSITIES = (0.2, 0.05)
@@ -73,8 +74,8 @@ def _rows() -> list[Row]:
         rows.append(_per_filter(density))
         rows += [
             _policy(method, density)
-            for method in PruningMethod
-            if method not in (PruningMethod.none, PruningMethod.hebbian, PruningMethod.random)
+            for method in PRUNING_METHODS
+            if method not in ("none", "hebbian", "random")
         ]
     return rows
 
@@ -91,11 +92,11 @@ def _per_filter(density: float) -> Row:
     return Row(f"coactivation, {kept} of 9 per filter{bound}", density, {"method": "hebbian", **settings})
 
 
-def _policy(method: PruningMethod, density: float) -> Row:
-    suffix = " (coactivation)" if method == PruningMethod.hebbian_exchange else ""
-    schedule = "cubic" if method == PruningMethod.gradual else "cosine"
+def _policy(method: str, density: float) -> Row:
+    suffix = " (coactivation)" if method == "hebbian_exchange" else ""
+    schedule = "cubic" if method == "gradual" else "cosine"
     settings = {"density": density, "allocation": "uniform", "schedule": schedule}
-    return Row(method.value + suffix, density, {"method": method.value, **settings})
+    return Row(method + suffix, density, {"method": method, **settings})
 
 
 @contextmanager

@@ -35,17 +35,6 @@ class Initialization(StrEnum):
     uniform = "uniform"
 
 
-class GrowthMethod(StrEnum):
-    """How new neurons get their weights."""
-
-    none = "none"
-    tiny = "tiny"  # the optimum of the first-order decrease, and the layer's own optimal step
-    gradmax = "gradmax"  # zero weights in; out of them those that give the largest gradient
-    random = "random"  # drawn weights in and out
-    zeros = "zeros"  # drawn weights in, zero weights out: the function stays as it is
-    variance_transfer = "variance_transfer"  # drawn, and all of the reader's weights shrunk to keep variance
-
-
 class DrawnWeights(StrEnum):
     """Law of new neurons' weights where they are drawn and not solved for."""
 
@@ -70,19 +59,6 @@ class UpdateNormalization(StrEnum):
     legacy_normalization = "legacy_normalization"
     equalize_second_layer = "equalize_second_layer"
     equalize_extensions = "equalize_extensions"
-
-
-class PruningMethod(StrEnum):
-    """What judges and changes connections while a network trains."""
-
-    none = "none"
-    hebbian = "hebbian"  # the strongest k1 stay, those up to k2 restart, the rest go
-    hebbian_exchange = "hebbian_exchange"  # the weakest go, as many of the strongest inactive ones come
-    set = "set"  # the smallest weights go, as many come at random
-    rigl = "rigl"  # the smallest weights go, as many come by the gradient they would get
-    gradual = "gradual"  # the smallest weights go until `density` is reached; none comes back
-    random = "random"  # as hebbian, with random strengths
-    static = "static"  # random connections at `density` from the start, never changed
 
 
 class Strength(StrEnum):

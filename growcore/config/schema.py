@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import types
 import typing
 from collections.abc import Hashable, Mapping
 from enum import StrEnum
@@ -21,7 +22,8 @@ def build(cls: type[Config], values: Mapping[str, Any], prefix: str = "") -> Con
     """A configuration from plain values; `plain` gives them back.
 
     Args:
-        cls: a keyword-only dataclass of numbers, texts, lists, StrEnums and parts that are dataclasses.
+        cls: a keyword-only dataclass of numbers, texts, StrEnums, parts that are dataclasses, and lists and
+            dictionaries of such.
         values: by field name.
         prefix: of the keys in messages, such as `model.`.
 
@@ -32,10 +34,10 @@ def build(cls: type[Config], values: Mapping[str, Any], prefix: str = "") -> Con
     for key in values:
         if key not in fields:
             raise ValueError(f"Unknown key '{prefix}{key}'. {suggest_name(key, list(fields))}")
-    arguments, types = {}, _types(cast(Hashable, cls))
+    arguments, annotations = {}, _types(cast(Hashable, cls))
     for name, f in fields.items():
         if name in values:
-            arguments[name] = _convert(f"{prefix}{name}", values[name], types[name], str(f.type))
+            arguments[name] = _convert(f"{prefix}{name}", values[name], annotations[name])
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise ValueError(f"Missing key '{prefix}{name}': it has no default. Set {prefix}{name}=VALUE.")
     return cls(**arguments)
@@ -73,16 +75,56 @@ def _types(cls: Hashable) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
-def _convert(key: str, value: Any, annotation: Any, written: str) -> Any:
+def _convert(key: str, value: Any, annotation: Any) -> Any:
+    if isinstance(annotation, types.UnionType) and types.NoneType in typing.get_args(annotation):
+        if value is None:
+            return None
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
     if dataclasses.is_dataclass(annotation):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"'{key}' is a group of keys; got the single value {value!r}.")
-        return build(cast(type[Any], annotation), value, f"{key}.")
+        return build(cast(type[Any], annotation), _group(key, value), f"{key}.")
+    if typing.get_origin(annotation) in (list, dict):
+        return _several(key, value, annotation)
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return _member(key, value, annotation)
-    if value is None and written.endswith("| None"):
-        return None
-    return _scalar(key, value, written.removesuffix(" | None"))
+    if not _is_of(value, annotation):
+        raise ValueError(f"{key} must be of type {annotation.__name__}; got {value!r}.")
+    return float(value) if annotation is float else value
+
+
+def _group(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"'{key}' is a group of keys; got the single value {value!r}.")
+    return value
+
+
+def _several(key: str, value: Any, annotation: Any) -> list[Any] | dict[str, Any]:
+    *_, item = typing.get_args(annotation)
+    is_list = typing.get_origin(annotation) is list
+    fits = isinstance(value, list | tuple) if is_list else isinstance(value, Mapping)
+    values = list(value if is_list else value.values()) if fits else []
+    plain_item = item in (int, float, bool, str)
+    if not fits or (plain_item and not all(_is_of(each, item) for each in values)):
+        raise ValueError(f"{key} must be of type {_written(annotation)}; got {value!r}.")
+    if is_list:
+        return [_convert(key, each, item) for each in values]
+    return {str(name): _convert(f"{key}.{name}", each, item) for name, each in value.items()}
+
+
+def _is_of(value: Any, annotation: Any) -> bool:
+    if annotation is Any:
+        return True
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if annotation is int:
+        return is_integer
+    return isinstance(value, annotation) or (annotation is float and is_integer)
+
+
+def _written(annotation: Any) -> str:
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not typing.get_args(annotation)
+        else str(annotation)
+    )
 
 
 def _member(key: str, value: Any, enum: type[StrEnum]) -> StrEnum:
@@ -93,24 +135,6 @@ def _member(key: str, value: Any, enum: type[StrEnum]) -> StrEnum:
         hint = _hint(value, known)
         raise ValueError(f"{key}={value!r} is not one of {', '.join(known)}. {hint}".strip())
     return enum(value)
-
-
-def _scalar(key: str, value: Any, annotation: str) -> Any:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    checks = {
-        "int": is_integer,
-        "float": is_integer or isinstance(value, float),
-        "bool": isinstance(value, bool),
-        "str": isinstance(value, str),
-        "list[int]": isinstance(value, list | tuple)
-        and all(isinstance(v, int) and not isinstance(v, bool) for v in value),
-        "list[str]": isinstance(value, list | tuple) and all(isinstance(v, str) for v in value),
-    }
-    if not checks[annotation]:
-        raise ValueError(f"{key} must be of type {annotation}; got {value!r}.")
-    if annotation == "float":
-        return float(value)
-    return list(value) if annotation.startswith("list") else value
 
 
 def _plain(value: Any) -> Any:

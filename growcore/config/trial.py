@@ -9,28 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from growcore.config import registry
 from growcore.config.choices import (
     Activation,
     DensityAllocation,
     DrawnWeights,
-    GrowthMethod,
     GrowthWhere,
     Initialization,
     LearningRateSchedule,
     Normalization,
     OptimizerName,
     Preflight,
-    PruningMethod,
     PruningScope,
     ScheduleShape,
     Strength,
     UpdateNormalization,
 )
-from growcore.config.schema import build, keys, plain, require, suggest_name
+from growcore.config.schema import build, keys, plain, require
 
 # Of the data sets that torchvision keeps in a folder of their own under data.root.
 DATA_FOLDERS = {
@@ -39,15 +37,13 @@ DATA_FOLDERS = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
 }
-DATA_SETS = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "synthetic")
-MODELS = ("mlp", "conv", "resnet", "vgg")
 
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     """A data set, its split and its augmentation."""
 
-    name: str  # one of DATA_SETS or a registered name
+    name: str  # of a built-in data set, or of one of your own
     root: str = "data"  # folder in which torchvision keeps the data set
     download: bool = False  # whether a missing data set may be downloaded
     num_train: int | None = None  # training images used; None: all that the split leaves
@@ -74,7 +70,7 @@ class DataConfig:
 class ModelConfig:
     """A network before any growth."""
 
-    name: str  # one of MODELS or a registered name
+    name: str  # of a built-in family, or of a network of your own
     widths: list[int]  # neurons (channels) of each hidden layer at the start
     activation: Activation = Activation.relu
     normalization: Normalization = Normalization.none
@@ -134,7 +130,7 @@ class ModelConfig:
 class GrowthConfig:
     """When, where, how many and by which method a network gains neurons."""
 
-    method: GrowthMethod = GrowthMethod.none
+    method: str = "none"  # of growcore.growth.methods, or of your own: how new neurons get their weights
     where: GrowthWhere = GrowthWhere.all
     start_epoch: int = 1  # epochs before the first growth
     every_epochs: int = 1  # epochs between growths
@@ -150,6 +146,7 @@ class GrowthConfig:
     normalization: UpdateNormalization = UpdateNormalization.legacy_normalization
     line_search_batches: int = 2  # further training batches on which the scaling factor is chosen
     max_scaling_factor: float = 1.0  # largest scaling factor the line search tries
+    options: dict[str, Any] = field(default_factory=dict)  # settings of a method of your own, by name
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -205,7 +202,7 @@ class GrowthConfig:
 class PruningConfig:
     """When connections are judged, by what, and how many stay or restart."""
 
-    method: PruningMethod = PruningMethod.none
+    method: str = "none"  # of growcore.sparse.methods, or of your own: what judges and changes connections
     strength: Strength = Strength.coactivation  # of hebbian and hebbian_exchange
     scope: PruningScope = PruningScope.layer  # connections ranked together, by hebbian and random
     k1: float = 0.5  # fraction of a scope's connections that stays
@@ -224,6 +221,7 @@ class PruningConfig:
     # At the same times, by every method, none too: hidden neurons go that gave 0 for all images of
     # growth.statistics_batches training batches.
     remove_dead: bool = False
+    options: dict[str, Any] = field(default_factory=dict)  # settings of a method of your own, by name
 
     def __post_init__(self) -> None:
         if not 0 <= self.k1 <= 1 or not 0 <= self.k2 <= 1:
@@ -304,18 +302,22 @@ class TrialConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0  # of initial weights, batch order, augmentation and restarts
-    imports: list[str] = field(default_factory=list)  # modules that register data sets or models
+    imports: list[str] = field(default_factory=list)  # modules with data sets, networks, methods, metrics
     preflight: Preflight = Preflight.warn  # what a signal that will not carry does to a trial
 
     def __post_init__(self) -> None:
-        if not self.imports:
-            _known_name("data.name", self.data.name, DATA_SETS, "growcore.data")
-            _known_name("model.name", self.model.name, MODELS, "growcore.models")
+        for kind, name in (
+            (registry.DATA_SETS, self.data.name),
+            (registry.MODELS, self.model.name),
+            (registry.GROWTH_METHODS, self.growth.method),
+            (registry.PRUNING_METHODS, self.pruning.method),
+        ):
+            registry.check_name(kind, name, self.imports)
         self._check_room_to_grow()
 
     def _check_room_to_grow(self) -> None:
         limit, model = self.growth.max_width, self.model
-        if self.growth.method == GrowthMethod.none or limit is None:
+        if self.growth.method == "none" or limit is None:
             return
         share = model.hidden_fraction if model.name == "resnet" else 1.0  # what grows lies inside the blocks
         widest = round(share * max(model.widths))
@@ -355,17 +357,6 @@ def missing_data(config: DataConfig) -> str | None:
 def trial_keys() -> list[str]:
     """Every dotted key of a TrialConfig that holds a value, in order: `data.name`, ..., `preflight`."""
     return keys(TrialConfig)
-
-
-def _known_name(key: str, name: str, built_in: tuple[str, ...], entry_points: str) -> None:
-    if name in built_in:
-        return
-    registered = tuple(point.name for point in metadata.entry_points(group=entry_points))
-    if name not in registered:
-        raise ValueError(
-            f"Unknown {key}={name!r}. {suggest_name(name, built_in + registered)} One of your own is "
-            f"registered by the entry point group '{entry_points}' or by a module listed in 'imports'."
-        )
 
 
 def _check_fraction(key: str, value: float) -> None:

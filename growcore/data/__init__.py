@@ -1,20 +1,6 @@
 """Data sets, kept on the device as uint8, normalised and augmented there in batches."""
 
-from growcore.data.batches import SMALLEST_BATCH, Batch, augment, evaluation_batches, training_batches
-from growcore.data.sets import BUILT_IN, Loader, RawData
-from growcore.data.split import DataSet, Part, load, split
+import lazy_loader
 
-__all__ = [
-    "BUILT_IN",
-    "SMALLEST_BATCH",
-    "Batch",
-    "DataSet",
-    "Loader",
-    "Part",
-    "RawData",
-    "augment",
-    "evaluation_batches",
-    "load",
-    "split",
-    "training_batches",
-]
+# Names are imported when they are used, as torch takes seconds; `__init__.pyi` lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

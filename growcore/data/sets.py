@@ -13,11 +13,12 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # names of data sets are read where torch is not wanted
+    from torch import Tensor
 
-from growcore.config import DataConfig
+    from growcore.config import DataConfig
 
 NUM_SYNTHETIC = 2000  # images of the synthetic data set
 
@@ -36,11 +37,12 @@ class RawData:
     class_names: tuple[str, ...]
 
 
-Loader = Callable[[DataConfig], RawData]
+Loader = Callable[["DataConfig"], RawData]
 
 
 def digits(config: DataConfig) -> RawData:
     """1,797 grey 8 x 8 images of handwritten digits, shipped with scikit-learn; needs no download."""
+    import torch
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -51,6 +53,8 @@ def digits(config: DataConfig) -> RawData:
 
 def synthetic(config: DataConfig) -> RawData:
     """Ten random 8 x 8 patterns under noise, made from `split_seed`: for trying things out."""
+    import torch
+
     generator = torch.Generator().manual_seed(config.split_seed)
     y_N = torch.arange(NUM_SYNTHETIC) % 10
     patterns_KCHW = torch.rand(10, 1, 8, 8, generator=generator)
@@ -60,6 +64,7 @@ def synthetic(config: DataConfig) -> RawData:
 
 
 def _torchvision(config: DataConfig, class_name: str) -> RawData:
+    import torch
     from torchvision import datasets  # imported late: it takes a second that digits need not pay
 
     source = getattr(datasets, class_name)
@@ -81,7 +86,7 @@ def _torchvision(config: DataConfig, class_name: str) -> RawData:
     )
 
 
-BUILT_IN: Mapping[str, Loader] = {
+DATA_SETS: Mapping[str, Loader] = {
     "digits": digits,
     "fashion_mnist": functools.partial(_torchvision, class_name="FashionMNIST"),
     "mnist": functools.partial(_torchvision, class_name="MNIST"),

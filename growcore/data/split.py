@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from growcore.config import DataConfig
-from growcore.config.registry import find
-from growcore.data.sets import BUILT_IN, RawData
+from growcore.config import DataConfig, registry
+from growcore.data.sets import RawData
 
 TEST_FRACTION = 0.2  # of a data set that comes without a test part of its own
 
@@ -99,7 +98,7 @@ def _load(
         val_fraction=val_fraction,
         split_seed=split_seed,
     )
-    return split(find(name, BUILT_IN, "DATA_SETS", "growcore.data", imports)(config), config, device)
+    return split(registry.find(registry.DATA_SETS, name, imports)(config), config, device)
 
 
 def split(raw: RawData, config: DataConfig, device: str | torch.device = "cpu") -> DataSet:

@@ -12,15 +12,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from growcore.config import GrowthMethod, TrialConfig
+from growcore.config import TrialConfig, registry
+from growcore.config.timing import Progress
 from growcore.data import Batch, DataSet, training_batches
 from growcore.diagnostics import LayerSignal, checks
-from growcore.edits import decide as policies
-from growcore.edits import surgery
+from growcore.edits import decide, surgery
 from growcore.edits.line_search import LineSearch, line_search, scaling_factors
 from growcore.edits.observe import observe_activity, observe_growth, observe_pruning
 from growcore.edits.reports import EditRecord, LayerState
 from growcore.growth import GrowthProposal, MergeProposal
+from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost, models
 
 
@@ -44,15 +45,15 @@ class Editor:
         records: list[EditRecord] = []
         flops = 0
         moment = _Moment(model, self.data.image_shape, epoch, step)
-        progress = policies.Progress(epoch, self.config.training.num_epochs, self.num_growths)
-        if policies.pruning_is_due(self.config.pruning, progress):
+        progress = Progress(epoch, self.config.training.num_epochs, self.num_growths)
+        if decide.pruning_is_due(self.config.pruning, progress):
             before = self._signal(model)
             records += self._with_signal(self._prune(model, optimizer, progress, moment), model, before)
-        if policies.removal_is_due(self.config.pruning, progress):
+        if decide.removal_is_due(self.config.pruning, progress):
             before = self._signal(model)
             removed, flops = cost.executed_flops(lambda: self._remove(model, optimizer, progress, moment))
             records += self._with_signal(removed, model, before)
-        if policies.growth_is_due(self.config.growth, progress):
+        if decide.growth_is_due(self.config.growth, progress):
             before = self._signal(model)
             grown, growth_flops = cost.executed_flops(lambda: self._grow(model, optimizer, progress, moment))
             flops += growth_flops
@@ -82,27 +83,29 @@ class Editor:
         return [replace(r, signal=checks.edit_signal(r.layer, before, after)) for r in records]
 
     def _prune(
-        self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment
+        self, model: nn.Module, optimizer: Optimizer, progress: Progress, moment: _Moment
     ) -> list[EditRecord]:
         observations = observe_pruning(model, self.generator)
-        edits = policies.decide_pruning(observations, self.config.pruning, progress, self.generator)
+        edits = decide.decide_pruning(
+            observations, self.config.pruning, progress, self.generator, self.config.imports
+        )
         return moment.apply(edits, optimizer, self.generator)
 
     def _remove(
-        self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment
+        self, model: nn.Module, optimizer: Optimizer, progress: Progress, moment: _Moment
     ) -> list[EditRecord]:
         batches = self._training_batches(self.config.growth.statistics_batches)
         observations = observe_activity(model, models.grow_pairs(model), batches)
-        return moment.apply(policies.decide_removal(observations, progress), optimizer, self.generator)
+        return moment.apply(decide.decide_removal(observations, progress), optimizer, self.generator)
 
     def _grow(
-        self, model: nn.Module, optimizer: Optimizer, progress: policies.Progress, moment: _Moment
+        self, model: nn.Module, optimizer: Optimizer, progress: Progress, moment: _Moment
     ) -> list[EditRecord]:
         statistics, search = self._batches()
-        observations = observe_growth(
-            model, models.grow_pairs(model), statistics, self.config.growth, self.generator
-        )
-        edits = policies.decide_growth(observations, self.config.growth, progress)
+        growth, imports = self.config.growth, self.config.imports
+        pairs = models.grow_pairs(model)
+        observations = observe_growth(model, pairs, statistics, growth, self.generator, imports)
+        edits = decide.decide_growth(observations, growth, progress, imports)
         if not edits:
             return []
         found = self._choose_scale(model, edits, search)
@@ -113,10 +116,10 @@ class Editor:
     def _choose_scale(
         self, model: nn.Module, edits: Sequence[surgery.Edit], batches: Sequence[Batch]
     ) -> LineSearch:
-        largest = self.config.growth.max_scaling_factor
-        if self.config.growth.method == GrowthMethod.tiny:
-            return line_search(model, edits, batches, scaling_factors(largest))
-        return line_search(model, edits, batches, [largest], may_refuse=False)
+        growth = self.config.growth
+        method: GrowthMethod = registry.find(registry.GROWTH_METHODS, growth.method, self.config.imports)
+        factors = scaling_factors(growth.max_scaling_factor, method.num_scaling_factors)
+        return line_search(model, edits, batches, factors, may_refuse=method.num_scaling_factors > 1)
 
     def _batches(self) -> tuple[list[Batch], list[Batch]]:
         """Training batches for the statistics, and others for the line search."""

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from growcore.config import GrowthConfig, GrowthMethod, UpdateNormalization
+from growcore.config import GrowthConfig, registry
 from growcore.data import Batch
-from growcore.edits.decide import ActivityObservation, GrowthObservation, PruneObservation, neurons_to_add
+from growcore.edits.decide import ActivityObservation, GrowthObservation, neurons_to_add
 from growcore.growth import Consumer, GrowthProposal, MergeGrowingModule, MergeProposal, removable_neurons
-from growcore.growth.initialization import reference_std
+from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost
 from growcore.networks.models import sparse_layers, width
 from growcore.networks.modes import evaluating
 from growcore.networks.neurons import NeuronActivity
+from growcore.sparse.methods import PruneObservation
 
 
 def observe_growth(
@@ -27,26 +28,29 @@ def observe_growth(
     batches: Sequence[Batch],
     config: GrowthConfig,
     generator: torch.Generator | None = None,
+    imports: Sequence[str] = (),
 ) -> list[GrowthObservation]:
     """What each pair would gain, for the network as it is now.
 
     Args:
         model: run in eval mode, so that neither normalisation nor strengths move.
         pairs: the layers asked about, as `models.grow_pairs` lists them.
-        batches: training batches for the statistics, which tiny and gradmax look at.
+        batches: training batches, for the statistics of methods that look at some.
         config: method, thresholds, number of neurons.
         generator: of the methods that draw weights.
+        imports: modules in which a method of one's own is looked for.
 
     Returns:
         One observation for each pair that may gain at least one neuron, in the order given.
     """
     open_pairs = {name: c for name, c in pairs.items() if neurons_to_add(config, width(c)) > 0}
-    if config.method in (GrowthMethod.tiny, GrowthMethod.gradmax):
+    method: GrowthMethod = registry.find(registry.GROWTH_METHODS, config.method, imports)
+    if method.needs_statistics:
         _gather(model, open_pairs, batches)
     flops = _flops_per_neuron(model, open_pairs, batches[0][0].shape[1:])
     observations = []
     for name, consumer in open_pairs.items():
-        proposal = _propose(consumer, config, generator)
+        proposal = _propose(consumer, method, config, generator)
         observations.append(
             GrowthObservation(
                 layer=name,
@@ -128,61 +132,16 @@ def _gather(model: nn.Module, pairs: Mapping[str, Consumer], batches: Sequence[B
 
 
 def _propose(
-    consumer: Consumer, config: GrowthConfig, generator: torch.Generator | None
+    consumer: Consumer, method: GrowthMethod, config: GrowthConfig, generator: torch.Generator | None
 ) -> GrowthProposal | MergeProposal:
+    assert method.create is not None, f"{config.method} grows nothing, so nothing is observed for it"
     number = neurons_to_add(config, width(consumer))
-    if config.method == GrowthMethod.tiny:
-        _solve_tiny(consumer, config, number)
-    elif config.method == GrowthMethod.gradmax:
-        _solve_gradmax(consumer, config, number)
-    else:
-        with _seeded(generator, consumer.producers[0].device):
-            _draw(consumer, config, number)
+    with _seeded(generator if method.draws else None, consumer.producers[0].device):
+        method.create(consumer, config, number)
     proposal = consumer.proposal()
     consumer.delete_update()
     consumer.reset_computation()
     return proposal
-
-
-def _solve_tiny(consumer: Consumer, config: GrowthConfig, number: int) -> None:
-    consumer.compute_optimal_updates(
-        numerical_threshold=config.numerical_threshold,
-        statistical_threshold=config.statistical_threshold,
-        maximum_added_neurons=number,
-        relative_thresholds=config.relative_thresholds,
-        relative_ridge=config.relative_ridge,
-    )
-    if config.normalization != UpdateNormalization.none:
-        consumer.normalize_optimal_updates(normalization_type=config.normalization.value)
-
-
-def _solve_gradmax(consumer: Consumer, config: GrowthConfig, number: int) -> None:
-    consumer.compute_gradmax_updates(
-        maximum_added_neurons=number,
-        statistical_threshold=config.statistical_threshold,
-        relative_thresholds=config.relative_thresholds,
-    )
-    # The solution's columns have norm 1; beside trained weights they are brought to the weights' own size.
-    extensions = [reader.extended_input_layer for reader in consumer.readers]
-    old = _entries(reader.layer for reader in consumer.readers)
-    new = _entries(extension for extension in extensions if extension is not None)
-    fan_in = consumer.readers[0].in_fan
-    target = reference_std(old, fan_in)
-    consumer.scale_layer_extension(None, 1.0, target / reference_std(new, fan_in))
-
-
-def _entries(layers: Iterable[nn.Linear | nn.Conv2d]) -> Tensor:
-    return torch.cat([layer.weight.detach().flatten() for layer in layers])
-
-
-def _draw(consumer: Consumer, config: GrowthConfig, number: int) -> None:
-    silent = config.method == GrowthMethod.zeros
-    consumer.create_layer_extensions(
-        number,
-        output_extension_init=config.init.value,
-        input_extension_init="zeros" if silent else config.init.value,
-        variance_transfer=config.method == GrowthMethod.variance_transfer,
-    )
 
 
 def _flops_per_neuron(

@@ -8,7 +8,8 @@ from torch import nn
 
 from growcore import data
 from growcore.config import GrowthWhere, TrialConfig
-from growcore.edits import decide as policies
+from growcore.config.timing import Progress
+from growcore.edits import decide
 from growcore.networks import cost, models
 
 
@@ -37,8 +38,8 @@ def planned_cost(config: TrialConfig) -> PlannedCost:
     flops = 0
     growth_epochs: list[int] = []
     for epoch in range(config.training.num_epochs):
-        progress = policies.Progress(epoch, config.training.num_epochs, len(growth_epochs))
-        if policies.growth_is_due(config.growth, progress):
+        progress = Progress(epoch, config.training.num_epochs, len(growth_epochs))
+        if decide.growth_is_due(config.growth, progress):
             _grow(model, config, len(growth_epochs))
             growth_epochs.append(epoch)
             size = cost.measure(model, images.image_shape)
@@ -52,5 +53,5 @@ def _grow(model: nn.Module, config: TrialConfig, num_growths: int) -> None:
     if config.growth.where != GrowthWhere.all:
         names = [names[num_growths % len(names)]] if names else []
     models.resize(
-        model, {name: widths[name] + policies.neurons_to_add(config.growth, widths[name]) for name in names}
+        model, {name: widths[name] + decide.neurons_to_add(config.growth, widths[name]) for name in names}
     )

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from growcore.growth import Cut, GrowthProposal, MergeProposal, RemovedNeurons, remove_neurons
 from growcore.networks.models import grow_pairs, resize, sparse_layers, width
-from growcore.sparse import Progress, PruneMask
+from growcore.sparse import Progression, PruneMask
 
 
 class EditKind(StrEnum):
@@ -50,7 +50,7 @@ class Applied:
 
     edit: Edit
     number: int  # neurons gained or removed, or connections that are alive no more
-    progress: Progress | None = None  # of a pruning
+    progress: Progression | None = None  # of a pruning
 
     @property
     def counts(self) -> dict[str, float]:

@@ -19,8 +19,8 @@ from growcore.growth import (
     LinearGrowingModule,
     RestrictedConv2dGrowingModule,
 )
+from growcore.networks.families import ImageShape
 
-ImageShape = tuple[int, int, int]  # channels, height, width
 _HEAD_GRID = 2  # the classifier of a GrowingConvNet sees this many pooled positions on each side
 
 

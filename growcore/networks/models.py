@@ -4,15 +4,11 @@ A hidden layer is named as people see it (`conv1`, `fc2`). It gains neurons thro
 `GrowingModule` that reads it and has it as its `previous_module`, or the merge between it and its readers.
 The consumer's proposal holds both sides. A merge that adds several layers widens them together and is named
 by all of them, `conv1-shortcut`.
-
-A model of one's own is a function `(ModelConfig, image_shape, num_classes) -> nn.Module`, found by an
-entry point of the group `growcore.models` or in the mapping `MODELS = {"name": function}` of a module
-that the configuration's `imports` names. Its growing layers grow and are pruned like those here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,28 +19,16 @@ from growcore.config import (
     Initialization,
     ModelConfig,
     PruningConfig,
-    PruningMethod,
     TrialConfig,
+    registry,
 )
-from growcore.config.registry import find
 from growcore.growth import Consumer, GrowingModule, MergeGrowingModule, remove_neurons
-from growcore.networks.builtin import GrowingConvNet, GrowingMLP, GrowingResNet, GrowingVGG, ImageShape
+from growcore.networks.families import ImageShape, ModelFamily
 from growcore.networks.initialization import draw_weights, initialize, input_gain
 from growcore.sparse import PRUNE_DIMS, DSConv2d, DSLinear, SparseSettings, allocate, random_mask
+from growcore.sparse.methods import PruningMethod
 
 SparseLayer = DSConv2d | DSLinear
-_SPARSE_FROM_THE_START = frozenset(
-    (PruningMethod.static, PruningMethod.set, PruningMethod.rigl, PruningMethod.hebbian_exchange)
-)
-
-
-ModelBuilder = Callable[[ModelConfig, ImageShape, int], nn.Module]
-BUILT_IN: Mapping[str, ModelBuilder] = {
-    "mlp": GrowingMLP,
-    "conv": GrowingConvNet,
-    "resnet": GrowingResNet,
-    "vgg": GrowingVGG,
-}
 
 
 def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.Module:
@@ -55,18 +39,21 @@ def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.
     Raises:
         ValueError: no model has the name.
     """
-    builder = find(config.model.name, BUILT_IN, "MODELS", "growcore.models", config.imports)
+    family = registry.find(registry.MODELS, config.model.name, config.imports)
+    builder = family.build if isinstance(family, ModelFamily) else family
+    pruning = registry.find(registry.PRUNING_METHODS, config.pruning.method, config.imports)
     with torch.random.fork_rng(devices=[]):
         # Modules draw weights of their own when they are made; nobody else's numbers may shift by that.
         torch.manual_seed(config.seed)
         model: nn.Module = builder(config.model, image_shape, num_classes)
     for consumer in _pairs(model).values():
         consumer.target_in_neurons = config.growth.max_width
-    if config.pruning.method != PruningMethod.none:
-        make_sparse(model, config.pruning)
+    if pruning.makes_sparse:
+        make_sparse(model, config.pruning, pruning)
     generator = torch.Generator().manual_seed(config.seed)
     initialize_weights(model, config.model, generator)
-    start_sparse(model, config.pruning, generator)
+    if pruning.starts_sparse:
+        start_sparse(model, config.pruning, generator)
     return model
 
 
@@ -140,43 +127,38 @@ def layer_width(model: nn.Module, name: str) -> int:
     raise ValueError(f"The model has no layer {name!r}.")
 
 
-def make_sparse(model: nn.Module, pruning: PruningConfig) -> None:
+def make_sparse(model: nn.Module, config: PruningConfig, method: PruningMethod) -> None:
     """Replace growing convolutions, and linear layers that feed another, by their sparse counterparts."""
+    settings = _sparse_settings(config, method)
     producers = {id(producer) for consumer in _pairs(model).values() for producer in consumer.producers}
     for module in model.modules():
         if not isinstance(module, GrowingModule):
             continue
         if type(module.layer) is nn.Conv2d:
-            module.layer = DSConv2d.from_conv(module.layer, **_sparse_settings(pruning))
+            module.layer = DSConv2d.from_conv(module.layer, **settings)
         elif type(module.layer) is nn.Linear and id(module) in producers:
-            module.layer = DSLinear.from_linear(module.layer, **_sparse_settings(pruning))
+            module.layer = DSLinear.from_linear(module.layer, **settings)
 
 
-def _sparse_settings(pruning: PruningConfig) -> SparseSettings:
+def _sparse_settings(config: PruningConfig, method: PruningMethod) -> SparseSettings:
     return {
-        # What a method never looks at is not measured: `magnitude` costs nothing.
-        "strength": {
-            PruningMethod.hebbian: pruning.strength.value,
-            PruningMethod.hebbian_exchange: pruning.strength.value,
-            PruningMethod.random: "random",
-            PruningMethod.rigl: "gradient",
-        }.get(pruning.method, "magnitude"),
-        "activity_threshold": pruning.activity_threshold,
-        "k1": pruning.k1,
-        "k2": pruning.k2,
-        "prune_dims": PRUNE_DIMS.get(pruning.scope, ()),
-        "update_interval": pruning.update_interval,
+        "strength": method.strength(config),
+        "activity_threshold": config.activity_threshold,
+        "k1": config.k1,
+        "k2": config.k2,
+        "prune_dims": PRUNE_DIMS.get(config.scope, ()),
+        "update_interval": config.update_interval,
     }
 
 
 def start_sparse(model: nn.Module, pruning: PruningConfig, generator: torch.Generator) -> None:
-    """Leave every sparse layer with random connections at `pruning.density`, where the method begins so.
+    """Leave every sparse layer with random connections at `pruning.density`.
 
     A neuron has only density * fan_in inputs then, so its weights are drawn larger by density^(-1/2): the
     signal keeps its scale.
     """
     layers = [layer for layer in sparse_layers(model).values() if layer.weight.numel()]
-    if pruning.method not in _SPARSE_FROM_THE_START or not layers:
+    if not layers:
         return
     shares = allocate([layer.weight.shape for layer in layers], pruning.density, pruning.allocation.value)
     for layer, num_alive in zip(layers, shares.num_alive, strict=True):

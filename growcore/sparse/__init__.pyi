@@ -3,7 +3,7 @@
 from .allocation import Allocation as Allocation
 from .allocation import allocate as allocate
 from .allocation import random_mask as random_mask
-from .connections import Progress as Progress
+from .connections import Progression as Progression
 from .connections import SparseConnections as SparseConnections
 from .connections import SparseSettings as SparseSettings
 from .export import bake as bake

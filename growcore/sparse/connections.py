@@ -30,7 +30,7 @@ torch_default_init: WeightInit = partial(nn.init.kaiming_uniform_, a=math.sqrt(5
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Progression:
     """What one progression did to a layer's connections."""
 
     kept: int  # kept the weight they had
@@ -199,10 +199,10 @@ class SparseConnections(nn.Module):
         return mask
 
     @torch.no_grad()
-    def apply_prune_mask(self, mask: PruneMask, generator: torch.Generator | None = None) -> Progress:
+    def apply_prune_mask(self, mask: PruneMask, generator: torch.Generator | None = None) -> Progression:
         """Keep, restart and prune as told; then strengths start again from zero.
 
-        The weight stays the same Parameter. An optimizer's state where `Progress.reset` is True belongs
+        The weight stays the same Parameter. An optimizer's state where `Progression.reset` is True belongs
         to weights that are gone: set it to zero.
 
         Args:
@@ -229,10 +229,10 @@ class SparseConnections(nn.Module):
         self.connections_tensor.zero_()
         return progress
 
-    def _count(self, kept: Tensor, redrawn: Tensor, alive: Tensor) -> Progress:
+    def _count(self, kept: Tensor, redrawn: Tensor, alive: Tensor) -> Progression:
         total = alive.numel()
         num_alive = int(alive.sum())
-        return Progress(
+        return Progression(
             kept=int(kept.sum()),
             reinitialised=int(redrawn.sum()),
             pruned=total - num_alive,
@@ -242,7 +242,7 @@ class SparseConnections(nn.Module):
             reset=~kept,
         )
 
-    def progress_connections(self, generator: torch.Generator | None = None) -> Progress:
+    def progress_connections(self, generator: torch.Generator | None = None) -> Progression:
         """Keep the strongest connections of each scope, restart the next, prune the rest.
 
         Args:
@@ -253,7 +253,7 @@ class SparseConnections(nn.Module):
         """
         return self.apply_prune_mask(self.propose_progression(generator), generator)
 
-    def prune_randomly(self, generator: torch.Generator | None = None) -> Progress:
+    def prune_randomly(self, generator: torch.Generator | None = None) -> Progression:
         """As `progress_connections` with random strengths: the control at equal scopes and counts."""
         mask = self._share_out(random(self.weight, generator))
         return self.apply_prune_mask(mask, generator)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from growcore import data
+from growcore import data, keys
 from growcore.config import Preflight, TrialConfig
 from growcore.config.schema import build, plain
 from growcore.diagnostics import Finding, checks
@@ -39,13 +39,15 @@ class Training:
     """One trial: iterate over it for its reports.
 
     Raises:
-        ValueError: the configuration names data or a model that does not exist.
+        ValueError: the configuration names data, a model or a method that does not exist, or an option that
+            its method does not have.
         FileNotFoundError: the data set is not where the configuration says.
         TrialFailed: while iterating, when the loss is no longer finite.
         TrialInfeasible: at the first iteration, where `preflight=fail` and the network carries no signal.
     """
 
     def __init__(self, config: TrialConfig, device: str | torch.device = "cpu") -> None:
+        keys.check_options(config)
         torch.set_num_threads(config.training.num_threads)
         self.config = config
         self.device = torch.device(device)

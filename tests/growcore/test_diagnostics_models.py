@@ -15,7 +15,6 @@ from growcore.config import (
     ModelConfig,
     Normalization,
     PruningConfig,
-    PruningMethod,
     TrialConfig,
 )
 from growcore.diagnostics import (
@@ -27,13 +26,12 @@ from growcore.diagnostics import (
 )
 from growcore.networks.initialization import critical_point
 from growcore.networks.models import build
+from growcore.sparse.methods import PRUNING_METHODS
 
 SHAPES = {"mlp": (1, 8, 8), "conv": (3, 12, 12)}
 
 
-def model_of(
-    name: str, *, seed: int = 0, pruning: PruningMethod = PruningMethod.none, **settings
-) -> nn.Module:
+def model_of(name: str, *, seed: int = 0, pruning: str = "none", **settings) -> nn.Module:
     config = TrialConfig(
         data=DataConfig(name="synthetic"),
         model=ModelConfig(name=name, widths=[24] * 5, **settings),
@@ -50,13 +48,13 @@ def batch(name: str) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("normalization", Normalization)
-@pytest.mark.parametrize("pruning", PruningMethod)
+@pytest.mark.parametrize("pruning", PRUNING_METHODS)
 def test_a_model_as_configured_by_default_gives_no_finding(name, normalization, pruning) -> None:
     assert preflight(model_of(name, normalization=normalization, pruning=pruning), *batch(name)) == []
 
 
 @pytest.mark.parametrize("activation", [Activation.gelu, Activation.sigmoid])
-@pytest.mark.parametrize("pruning", [PruningMethod.none, PruningMethod.random])
+@pytest.mark.parametrize("pruning", ["none", "random"])
 def test_a_critical_model_puts_the_variance_at_its_fixed_point_from_the_first_layer(activation, pruning):
     K = critical_point(activation).K
     law = {"pruning": pruning, "activation": activation, "init": Initialization.critical}
@@ -77,7 +75,7 @@ def test_a_hopeless_gain_fails_before_training(name: str, init_gain: float) -> N
 
 
 def test_measuring_a_sparse_model_leaves_its_strengths_alone() -> None:
-    model = model_of("conv", pruning=PruningMethod.hebbian)
+    model = model_of("conv", pruning="hebbian")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     measure_signal(model, *batch("conv"))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,37 @@
+"""SET [Mocanu2018]: the smallest weights go, as many connections come at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from growcore import sparse
+from growcore.config.acting import acting
+from growcore.sparse.methods.method import DENSITY, TIMES, Decision, PruneObservation, PruningMethod
+from growcore.sparse.methods.schedule import exchanged_fraction
+
+if TYPE_CHECKING:
+    import torch
+
+    from growcore.config import PruningConfig
+    from growcore.config.timing import Progress
+
+
+def decide(
+    observations: Sequence[PruneObservation],
+    config: PruningConfig,
+    progress: Progress,
+    generator: torch.Generator | None,
+) -> Decision:
+    """As many come as go, in each layer."""
+    fraction = exchanged_fraction(config, progress)
+    masks = [sparse.set_evolution(o.weight, o.alive, fraction, generator) for o in observations]
+    return Decision(masks, f"smallest {fraction:.3g} exchanged for random connections")
+
+
+METHOD = PruningMethod(
+    meaning="the smallest weights go, as many come at random",
+    keys=DENSITY | acting("fraction", "schedule") | TIMES,
+    starts_sparse=True,
+    decide=decide,
+)
