@@ -53,7 +53,7 @@ def render(found: Check) -> RenderableType:
 def _layers(found: Check) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("layer")
-    for head in ("units", "forward scale", "backward scale", "dead", "effective rank"):
+    for head in ("units", "forward scale", "backward scale", "blocked", "effective rank"):
         table.add_column(head, justify="right")
     for s in found.signals:
         table.add_row(
@@ -61,7 +61,7 @@ def _layers(found: Check) -> Table:
             str(s.num_units),
             f"{math.sqrt(s.output_square):.3g}",
             f"{math.sqrt(s.gradient_square):.3g}",
-            f"{s.dead_fraction:.0%}",
+            f"{s.blocked_fraction:.0%}",
             f"{s.effective_rank:.1f}",
         )
     return table

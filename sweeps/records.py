@@ -283,7 +283,7 @@ def _signal(layer: str, signal: Mapping[str, float] | None) -> str:
     return (
         f" [second moment of {layer} x {signal[f'output_factor/{layer}']:.3g}, "
         f"of its gradient x {signal[f'gradient_factor/{layer}']:.3g}, "
-        f"dead units {signal[f'dead_change/{layer}']:+.0%}, "
+        f"blocked units {signal[f'blocked_change/{layer}']:+.0%}, "
         f"effective rank {signal[f'rank_change/{layer}']:+.2g}]"
     )
 

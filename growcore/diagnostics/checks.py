@@ -38,7 +38,7 @@ class Check:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Numbers of findings, and scale, dead units and effective rank of each layer."""
+        """Numbers of findings, and scale, blocked units and effective rank of each layer."""
         num_failures = len(self.failures)
         counts = dict(
             zip(COUNTS, (float(len(self.findings) - num_failures), float(num_failures)), strict=True)
@@ -88,7 +88,7 @@ def edit_signal(layer: str, before: Sequence[LayerSignal], after: Sequence[Layer
 
     Returns:
         By `<what>/<layer>`: `output_factor` and `gradient_factor`, the second moments after over before,
-        `dead_change` and `rank_change`, the differences of the dead fraction and the effective rank.
+        `blocked_change` and `rank_change`, the differences of the blocked fraction and the effective rank.
     """
     values: dict[str, float] = {}
     # A layer that had no neurons yet had no signal either.
@@ -98,6 +98,6 @@ def edit_signal(layer: str, before: Sequence[LayerSignal], after: Sequence[Layer
         if change.layer in (layer, before[-1].layer):
             values[f"output_factor/{change.layer}"] = change.output_factor
             values[f"gradient_factor/{change.layer}"] = change.gradient_factor
-            values[f"dead_change/{change.layer}"] = change.dead_change
+            values[f"blocked_change/{change.layer}"] = change.blocked_change
             values[f"rank_change/{change.layer}"] = change.rank_change
     return values

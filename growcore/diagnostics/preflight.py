@@ -34,7 +34,7 @@ class FindingKind(StrEnum):
     not_finite = "not_finite"
     zero_input = "zero_input"
     zero_weights = "zero_weights"
-    dead_units = "dead_units"
+    blocked_units = "blocked_units"
     saturated = "saturated"
     no_gradient = "no_gradient"
     vanishing_signal = "vanishing_signal"
@@ -65,7 +65,7 @@ class Limits:
 
     warn_factor: float = 1e3  # a variance may change this much over the depth, either way
     fail_factor: float = 1e10
-    dead_warn: float = 0.8  # fraction of a layer's units; sound ReLU networks of 48 layers reach 0.6
+    blocked_warn: float = 0.8  # fraction of a layer's units; sound ReLU networks of 48 layers reach 0.6
     saturated_warn: float = 0.6  # fraction of values; sigmoid at its gradient-preserving scale: 0.5
     saturated_fail: float = 0.99
     rank_warn: float = 1.05  # effective directions, of layers with at least 4 units
@@ -105,7 +105,7 @@ def judge(signals: Sequence[LayerSignal], limits: Limits) -> list[Finding]:
     blocked = _not_finite(signals) or _blocked_forward(signals) or _blocked_backward(signals)
     if blocked is not None:
         return [blocked]
-    units = [*_dead(signals, limits), *_saturated(signals, limits), *_low_rank(signals, limits)]
+    units = [*_blocked(signals, limits), *_saturated(signals, limits), *_low_rank(signals, limits)]
     return [*_drift(signals, limits), *units]
 
 
@@ -145,7 +145,7 @@ def signal_metrics(signals: Sequence[LayerSignal]) -> dict[str, float]:
     for s in signals:
         values[f"preflight/output_rms/{s.layer}"] = math.sqrt(s.output_square)
         values[f"preflight/gradient_rms/{s.layer}"] = math.sqrt(s.gradient_square)
-        values[f"preflight/dead_fraction/{s.layer}"] = s.dead_fraction
+        values[f"preflight/blocked_fraction/{s.layer}"] = s.blocked_fraction
         values[f"preflight/effective_rank/{s.layer}"] = s.effective_rank
     return values
 
@@ -157,7 +157,7 @@ class SignalChange:
     layer: str
     output_factor: float  # second moment of z, after over before; infinite from 0, 1 if both are 0
     gradient_factor: float  # the same of the squared gradient relative to the last layer's
-    dead_change: float  # fraction of dead units, after minus before
+    blocked_change: float  # fraction of blocked units, after minus before
     rank_change: float  # effective rank, after minus before
 
 
@@ -178,7 +178,7 @@ def signal_changes(before: Sequence[LayerSignal], after: Sequence[LayerSignal]) 
             b.layer,
             _factor(b.output_square, a.output_square),
             _factor(b.gradient_square, a.gradient_square),
-            a.dead_fraction - b.dead_fraction,
+            a.blocked_fraction - b.blocked_fraction,
             a.effective_rank - b.effective_rank,
         )
         for b, a in zip(before, after, strict=True)
@@ -230,7 +230,7 @@ def _blocked_forward(signals: Sequence[LayerSignal]) -> Finding | None:
     if s.input_square == 0:
         reason = f"no unit passes anything on for any input; {s.layer} sees only zeros."
         fix = "Raise its biases or draw its weights anew; leaky_relu or gelu cannot die."
-        return _fail(FindingKind.dead_units, signals[index - 1], reason, fix)
+        return _fail(FindingKind.blocked_units, signals[index - 1], reason, fix)
     reason = "every input of the batch gives the same preactivations."
     return _fail(FindingKind.collapse, s, reason, _CONTRAST_FIX)
 
@@ -339,17 +339,17 @@ def _mean_weight_variance(signals: Sequence[LayerSignal]) -> float:
     return math.exp(sum(math.log(s.weight_variance) for s in signals) / len(signals))
 
 
-def _dead(signals: Sequence[LayerSignal], limits: Limits) -> list[Finding]:
+def _blocked(signals: Sequence[LayerSignal], limits: Limits) -> list[Finding]:
     return [
         Finding(
             Severity.warn,
-            FindingKind.dead_units,
+            FindingKind.blocked_units,
             s.layer,
-            f"{s.dead_fraction:.0%} of the units get no gradient from any input of the batch.",
+            f"{s.blocked_fraction:.0%} of the units get no gradient from any input of the batch.",
             "Raise its biases, use leaky_relu or gelu, or lower the depth.",
         )
         for s in signals
-        if s.dead_fraction >= limits.dead_warn
+        if s.blocked_fraction >= limits.blocked_warn
     ]
 
 

@@ -31,7 +31,7 @@ class LayerSignal:
     output_square: float  # mean of z^2 over batch, units and positions
     output_variance: float  # ... of z minus its mean over the batch: what tells inputs apart
     gradient_square: float  # squared gradient summed over units and positions, relative to the last layer's
-    dead_fraction: float  # units that no sample sends a gradient to
+    blocked_fraction: float  # of units that no sample sends a gradient to, whatever they give
     saturated_fraction: float  # values that a sigmoid or tanh passes on with < 1% of its largest slope
     effective_rank: float  # directions in which z varies over the batch, in [1, n]; 0 where it does not
 
@@ -143,7 +143,7 @@ def _summarise(one: _Pass, last_gradient: float) -> LayerSignal:
         output_square=float(z.square().mean()),
         output_variance=float(z.var(0, unbiased=False).mean()),
         gradient_square=_gradient_square(one) / last_gradient if last_gradient != 0 else 0.0,
-        dead_fraction=float((_rows(one, g) == 0).all(0).double().mean()),
+        blocked_fraction=float((_rows(one, g) == 0).all(0).double().mean()),
         saturated_fraction=max(one.saturated, default=0.0),
         effective_rank=_effective_rank(_rows(one, z)),
     )

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from growcore.config import GrowthConfig, registry
 from growcore.data import Batch
 from growcore.edits.decide import ActivityObservation, GrowthObservation, neurons_to_add
-from growcore.growth import Consumer, GrowthProposal, MergeGrowingModule, MergeProposal, removable_neurons
+from growcore.growth import Consumer, GrowthProposal, MergeProposal, removable_neurons
 from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost
+from growcore.networks.activity import watch_hidden
 from growcore.networks.models import sparse_layers, width
 from growcore.networks.modes import evaluating
-from growcore.networks.neurons import NeuronActivity
 from growcore.sparse.methods import PruneObservation
 
 
@@ -83,41 +83,14 @@ def observe_activity(
             are left out.
         batches: training batches.
     """
-    hidden = {name: c for name, c in pairs.items() if width(c) > 0}
-    activities = {name: NeuronActivity() for name in hidden}
-    handles = [
-        _last_before_readers(consumer).register_forward_hook(
-            _count_nonzero(activities[name], width(consumer))
-        )
-        for name, consumer in hidden.items()
-    ]
-    try:
-        with evaluating(model), torch.no_grad():
-            for x_NCHW, _ in batches:
-                model(x_NCHW)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(model), torch.no_grad(), watch_hidden(pairs) as activities:
+        for x_NCHW, _ in batches:
+            model(x_NCHW)
     num_images = sum(len(y_N) for _, y_N in batches)
     return [
-        ActivityObservation(name, activity.frequencies(), removable_neurons(hidden[name]), num_images)
+        ActivityObservation(name, activity.frequencies(), removable_neurons(pairs[name]), num_images)
         for name, activity in activities.items()
     ]
-
-
-def _last_before_readers(consumer: Consumer) -> nn.Module:
-    """The module whose output is all that others see of the hidden neurons."""
-    return consumer if isinstance(consumer, MergeGrowingModule) else consumer.producers[0]
-
-
-def _count_nonzero(activity: NeuronActivity, num_neurons: int) -> Callable[[nn.Module, object, Tensor], None]:
-    def count(module: nn.Module, inputs: object, output: Tensor) -> None:
-        if output.dim() == 2:  # a merge may have flattened its maps, channels first
-            output = output.unflatten(1, (num_neurons, -1))
-        # Of a nonlinearity that goes below 0, as tanh does, a negative output is activity too.
-        activity.update(output.abs())
-
-    return count
 
 
 def _gather(model: nn.Module, pairs: Mapping[str, Consumer], batches: Sequence[Batch]) -> None:

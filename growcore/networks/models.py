@@ -46,7 +46,7 @@ def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.
         # Modules draw weights of their own when they are made; nobody else's numbers may shift by that.
         torch.manual_seed(config.seed)
         model: nn.Module = builder(config.model, image_shape, num_classes)
-    for consumer in _pairs(model).values():
+    for consumer in growable(model).values():
         consumer.target_in_neurons = config.growth.max_width
     if pruning.makes_sparse:
         make_sparse(model, config.pruning, pruning)
@@ -63,7 +63,7 @@ def grow_pairs(model: nn.Module) -> dict[str, Consumer]:
     Raises:
         ValueError: the model has no growing layer that reads another one.
     """
-    pairs = _pairs(model)
+    pairs = growable(model)
     if not pairs:
         raise ValueError(
             "the model has no pair of layers that can grow: a growing layer (LinearGrowingModule, "
@@ -90,7 +90,7 @@ def layer_name(module_name: str) -> str:
 
 def widths(model: nn.Module) -> dict[str, int]:
     """Neurons of each growable layer; empty where nothing can grow."""
-    return {name: width(consumer) for name, consumer in _pairs(model).items()}
+    return {name: width(consumer) for name, consumer in growable(model).items()}
 
 
 def width(consumer: Consumer) -> int:
@@ -116,7 +116,7 @@ def layer_width(model: nn.Module, name: str) -> int:
     Raises:
         ValueError: no layer has the name.
     """
-    pairs = _pairs(model)
+    pairs = growable(model)
     if name in pairs:
         return width(pairs[name])
     for module_name, module in model.named_modules():
@@ -130,7 +130,7 @@ def layer_width(model: nn.Module, name: str) -> int:
 def make_sparse(model: nn.Module, config: PruningConfig, method: PruningMethod) -> None:
     """Replace growing convolutions, and linear layers that feed another, by their sparse counterparts."""
     settings = _sparse_settings(config, method)
-    producers = {id(producer) for consumer in _pairs(model).values() for producer in consumer.producers}
+    producers = {id(producer) for consumer in growable(model).values() for producer in consumer.producers}
     for module in model.modules():
         if not isinstance(module, GrowingModule):
             continue
@@ -188,7 +188,7 @@ def resize(model: nn.Module, target_widths: Mapping[str, int]) -> None:
     Raises:
         ValueError: a name that is no growable layer, or a width to which the layer cannot be taken.
     """
-    pairs = _pairs(model)
+    pairs = growable(model)
     for name, target in target_widths.items():
         if name not in pairs or (target < 1 and target != width(pairs[name])):
             raise ValueError(
@@ -211,7 +211,8 @@ def _take_to_width(consumer: Consumer, target: int) -> None:
         remove_neurons(consumer, torch.arange(present) < target)
 
 
-def _pairs(model: nn.Module) -> dict[str, Consumer]:
+def growable(model: nn.Module) -> dict[str, Consumer]:
+    """As `grow_pairs`; empty where nothing can grow."""
     names = {id(module): layer_name(name) for name, module in model.named_modules()}
     return {
         "-".join(names[id(producer)] for producer in module.producers): module

@@ -1,8 +1,9 @@
 """Neurons: which of them are active, alive or dead over data, which to keep, and how a layer widens.
 
 A *neuron* is an output feature of a linear layer or an output channel of a convolution. Activations are
-shaped N x C x ... : samples, neurons, positions. A neuron is *alive* if it is active somewhere in the
-data more often than a given share of (sample, position) pairs, else *dead*.
+shaped N x C x ... : samples, neurons, positions. A neuron is *active* where it gives anything but 0, if not
+told otherwise. It is *alive* if it is active more often than at a given share of (sample, position) pairs,
+else *dead*.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from growcore.growth import GrowingModule
 from growcore.growth.normalization import check_growable, grow_function
 from growcore.growth.resizing import replace_parameters
 
-RELATIONS = ("equal", "greater", "between")
+RELATIONS = ("equal", "unequal", "greater", "between")
 Bound = float | Tensor
 
 
@@ -30,7 +31,7 @@ def check_active(x: Tensor, y: Bound | tuple[Bound, Bound], relation: str = "equ
     Args:
         x: activations of any shape.
         y: a number or a tensor that broadcasts to x; for `between` a pair (low, high) of them.
-        relation: one of RELATIONS: x == y, x > y, or low <= x <= high.
+        relation: one of RELATIONS: x == y, x != y, x > y, or low <= x <= high.
 
     Returns:
         bool, shaped like x.
@@ -48,7 +49,9 @@ def check_active(x: Tensor, y: Bound | tuple[Bound, Bound], relation: str = "equ
         )
     if isinstance(y, tuple):
         return (x >= y[0]) & (x <= y[1])
-    return x > y if relation == "greater" else x == y
+    if relation == "greater":
+        return x > y
+    return x != y if relation == "unequal" else x == y
 
 
 class NeuronActivity:
@@ -59,7 +62,7 @@ class NeuronActivity:
         relation: one of RELATIONS.
     """
 
-    def __init__(self, y: Bound | tuple[Bound, Bound] = 0.0, relation: str = "greater") -> None:
+    def __init__(self, y: Bound | tuple[Bound, Bound] = 0.0, relation: str = "unequal") -> None:
         check_active(torch.zeros(1), y, relation)
         self.y, self.relation = y, relation
         self.num_active: Tensor | None = None  # C, float64 counts
@@ -88,10 +91,11 @@ class NeuronActivity:
         self.num_seen += x.numel() // x.shape[1]
 
     def _indicator(self, x: Tensor) -> Tensor:
-        if self.relation == "greater" and not isinstance(self.y, tuple):
+        if self.relation in ("greater", "unequal") and not isinstance(self.y, tuple):
             # Comparing into floats, which sum fast, takes a fifth of the time of summing bools.
             out = torch.empty_like(x, dtype=torch.float32)
-            return torch.gt(x, torch.as_tensor(self.y, device=x.device), out=out)
+            compare = torch.gt if self.relation == "greater" else torch.ne
+            return compare(x, torch.as_tensor(self.y, device=x.device), out=out)
         return check_active(x, self.y, self.relation).float()
 
     def frequencies(self) -> Tensor:
@@ -110,7 +114,7 @@ class NeuronActivity:
 
     def dead_fraction(self, min_frequency: float = 0.0) -> float:
         """Share of neurons that are not alive."""
-        return 1 - float(self.alive(min_frequency).double().mean())
+        return 1 - float(self.alive(min_frequency).float().mean())
 
     def reset(self) -> None:
         """Forget all counts."""
@@ -120,7 +124,7 @@ class NeuronActivity:
 def alive(
     activations: Tensor | Iterable[Tensor],
     y: Bound | tuple[Bound, Bound] = 0.0,
-    relation: str = "greater",
+    relation: str = "unequal",
     min_frequency: float = 0.0,
 ) -> Tensor:
     """Which neurons are alive over data.
@@ -148,7 +152,7 @@ def observe_activity(
     layers: Mapping[str, nn.Module],
     interval: int = 20,
     y: Bound | tuple[Bound, Bound] = 0.0,
-    relation: str = "greater",
+    relation: str = "unequal",
 ) -> Iterator[dict[str, NeuronActivity]]:
     """Count the activity of layers' outputs while the block runs.
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from growcore.data import DataSet, Part, evaluation_batches
-from growcore.growth import GrowingModule, MergeGrowingModule
-from growcore.networks.models import layer_name
+from growcore.networks import models
+from growcore.networks.activity import watch_hidden
 from growcore.networks.modes import evaluating
 
 BATCH_SIZE = 1024  # images; evaluation keeps no activations for a backward pass
@@ -28,9 +25,9 @@ def evaluate(model: nn.Module, data: DataSet, part: Part, prefix: str) -> dict[s
 
     Returns:
         The two metrics; with prefix `val` also `val/accuracy/<class>` for each class that occurs and
-        `activity/dead_fraction/<layer>` for each hidden layer.
+        `activity/dead_fraction/<layer>` for each layer that can grow.
     """
-    with evaluating(model), torch.no_grad(), _watch_activity(model) as active:
+    with evaluating(model), torch.no_grad(), watch_hidden(models.growable(model)) as activities:
         logits_NK = torch.cat([model(x) for x, _ in evaluation_batches(data, part, BATCH_SIZE)])
     correct_N = logits_NK.argmax(1) == part.y_N
     metrics = {
@@ -39,11 +36,8 @@ def evaluate(model: nn.Module, data: DataSet, part: Part, prefix: str) -> dict[s
     }
     if prefix == "val":
         metrics |= _accuracy_by_class(correct_N, part.y_N, data.class_names)
-        metrics |= {
-            f"activity/dead_fraction/{name}": 1 - float(alive.float().mean())
-            for name, alive in active.items()
-            if alive.numel()
-        }
+        for name, activity in activities.items():
+            metrics[f"activity/dead_fraction/{name}"] = activity.dead_fraction()
     return metrics
 
 
@@ -61,28 +55,3 @@ def _accuracy_by_class(correct_N: Tensor, y_N: Tensor, names: tuple[str, ...]) -
 def _plain(name: str) -> str:
     """A class name as part of a metric key: `T-shirt/top` would read as two levels."""
     return name.replace("/", "-")
-
-
-@contextmanager
-def _watch_activity(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Per hidden layer, which neurons were above 0 after the nonlinearity for any sample and position."""
-    active: dict[str, Tensor] = {}
-    names = {id(module): layer_name(name) for name, module in model.named_modules()}
-    hidden = {
-        id(producer): producer
-        for module in model.modules()
-        if isinstance(module, GrowingModule | MergeGrowingModule)
-        for producer in module.producers
-    }
-
-    def watch(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        alive = (output > 0).flatten(2).any(2).any(0) if output.dim() > 2 else (output > 0).any(0)
-        name = names[id(module)]
-        active[name] = active[name] | alive if name in active else alive
-
-    handles = [module.register_forward_hook(watch) for module in hidden.values()]
-    try:
-        yield active
-    finally:
-        for handle in handles:
-            handle.remove()

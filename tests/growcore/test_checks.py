@@ -78,7 +78,7 @@ def test_a_sound_network_gives_no_finding_and_its_signal_stands_in_the_first_rep
     first, *later = told(config(SOUND))
     assert first.findings == []
     for what, layer in itertools.product(
-        ("output_rms", "gradient_rms", "dead_fraction", "effective_rank"), ("fc1", "fc2", "fc3", "out")
+        ("output_rms", "gradient_rms", "blocked_fraction", "effective_rank"), ("fc1", "fc2", "fc3", "out")
     ):
         assert math.isfinite(first.metrics[f"preflight/{what}/{layer}"])
         assert all(f"preflight/{what}/{layer}" not in report.metrics for report in later)
@@ -194,7 +194,7 @@ def test_every_edit_says_what_it_did_to_the_signal():
     applied = [edit for edit in edits if edit.kind != "skip"]
     assert {edit.kind for edit in applied} == {"grow", "prune"}
     for edit in applied:
-        whats = ("output_factor", "gradient_factor", "dead_change", "rank_change")
+        whats = ("output_factor", "gradient_factor", "blocked_change", "rank_change")
         assert set(edit.signal) == {f"{what}/{layer}" for what in whats for layer in (edit.layer, "out")}
         assert edit.signal["output_factor/out"] > 0
         assert edit.signal["gradient_factor/out"] == 1  # gradients are relative to the last layer's

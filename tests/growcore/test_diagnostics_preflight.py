@@ -144,22 +144,22 @@ def test_a_dead_relu_block_is_found_at_its_own_layer(index: int) -> None:
     model = mlp(6)
     nn.init.constant_(model[2 * index].bias, -1e3)
     (finding,) = preflight(model, *batch())
-    assert (finding.severity, finding.kind, finding.layer) == ("fail", "dead_units", str(2 * index))
+    assert (finding.severity, finding.kind, finding.layer) == ("fail", "blocked_units", str(2 * index))
 
 
 def test_a_dead_convolution_block_is_found() -> None:
     model = convnet()
     nn.init.constant_(model[4].bias, -1e3)
     (finding,) = preflight(model, *images())
-    assert (finding.kind, finding.layer) == ("dead_units", "4")
+    assert (finding.kind, finding.layer) == ("blocked_units", "4")
 
 
-def test_mostly_dead_units_are_a_warning_with_their_share() -> None:
+def test_mostly_blocked_units_are_a_warning_with_their_share() -> None:
     model = mlp(4)
     with torch.no_grad():
         model[2].bias[:58] = -1e3
     findings = preflight(model, *batch())
-    dead = next(f for f in findings if f.kind == FindingKind.dead_units)
+    dead = next(f for f in findings if f.kind == FindingKind.blocked_units)
     assert (dead.severity, dead.layer) == (Severity.warn, "2")
     assert "91% of the units" in dead.reason
 
@@ -321,7 +321,7 @@ def test_measurements_equal_their_definitions(depth: int, num_samples: int, seed
         assert signal.output_square == pytest.approx(z.square().mean().item())
         assert signal.output_variance == pytest.approx(((z - z.mean(0)) ** 2).mean().item())
         assert signal.gradient_square == pytest.approx((z.grad.square().sum() / last).item())
-        assert signal.dead_fraction == pytest.approx((z.grad == 0).all(0).double().mean().item())
+        assert signal.blocked_fraction == pytest.approx((z.grad == 0).all(0).double().mean().item())
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
@@ -385,7 +385,7 @@ def test_metrics_are_finite_numbers_by_layer() -> None:
     metrics = signal_metrics(measure_signal(mlp(2), *batch()))
     assert set(metrics) == {
         f"preflight/{what}/{layer}"
-        for what in ("output_rms", "gradient_rms", "dead_fraction", "effective_rank")
+        for what in ("output_rms", "gradient_rms", "blocked_fraction", "effective_rank")
         for layer in ("0", "2")
     }
     assert metrics["preflight/gradient_rms/2"] == 1
@@ -396,7 +396,7 @@ def test_an_edit_shows_as_the_change_it_makes() -> None:
     model = mlp(3, Activation.identity, width=256)
     before = measure_signal(model, *batch(64, 256))
     unchanged = signal_changes(before, before)
-    assert {(c.output_factor, c.gradient_factor, c.dead_change, c.rank_change) for c in unchanged} == {
+    assert {(c.output_factor, c.gradient_factor, c.blocked_change, c.rank_change) for c in unchanged} == {
         (1, 1, 0, 0)
     }
     with torch.no_grad():
@@ -406,7 +406,7 @@ def test_an_edit_shows_as_the_change_it_makes() -> None:
     assert second.output_factor == pytest.approx(0.5, rel=0.1)
     assert third.output_factor == pytest.approx(0.5, rel=0.1)
     assert first.gradient_factor == pytest.approx(0.5, rel=0.1)
-    assert first.dead_change == 0.5
+    assert first.blocked_change == 0.5
     with pytest.raises(ValueError, match=r"got \['0'\] before and \['0', '2'\] after"):
         signal_changes(before[:1], before[:2])
 

@@ -69,18 +69,20 @@ def test_a_neuron_is_dead_if_it_is_active_nowhere_in_the_data():
     x = torch.randn(10, 3)
     x[:, 1] = -x[:, 1].abs()
     x[:, 2] = torch.linspace(-9, 1, 10)
-    assert alive(x).tolist() == [True, False, True]
-    assert alive([x[:5], x[5:]]).tolist() == [True, False, True]
-    assert alive(x, min_frequency=0.1).tolist() == [True, False, False]
+    assert alive(x).tolist() == [True, True, True]  # what is below 0 is missed as well
+    assert alive(x.relu()).tolist() == [True, False, True]
+    assert alive([x[:5].relu(), x[5:].relu()]).tolist() == [True, False, True]
+    assert alive(x, relation="greater").tolist() == [True, False, True]
+    assert alive(x, relation="greater", min_frequency=0.1).tolist() == [True, False, False]
     assert alive(x, torch.tensor([9.0, -9.0, 0.0]), "greater").tolist() == [False, True, True]
     activity = NeuronActivity()
-    activity.update(x)
+    activity.update(x.relu())
     assert activity.dead_fraction() == pytest.approx(1 / 3)
 
 
 def test_counts_are_exact_for_half_precision():
     x = torch.ones(300, 2, 40, 40, dtype=torch.bfloat16)
-    x[0, 0, 0, 0] = -1
+    x[0, 0, 0, 0] = 0
     activity = NeuronActivity()
     activity.update(x)
     assert activity.num_active.tolist() == [479_999, 480_000]

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from growcore.config import TrialConfig
+from growcore.config.timing import Progress
 from growcore.edits import decide as policies
 from growcore.edits import surgery
-from growcore.edits.decide import ActivityObservation, Progress
+from growcore.edits.decide import ActivityObservation
 from growcore.edits.observe import observe_activity
 from growcore.edits.surgery import Edit, EditKind
 from growcore.growth import (
@@ -22,7 +23,9 @@ from growcore.growth import (
     remove_neurons,
 )
 from growcore.networks import models
+from growcore.networks.neurons import alive
 from growcore.training import Training, checkpoint
+from growcore.training.evaluation import evaluate
 
 SHAPE = (1, 8, 8)
 OPTIMIZERS = {
@@ -326,3 +329,25 @@ def test_dead_neurons_leave_a_training_which_resumes_bit_for_bit(tmp_path, pruni
     resumed = Training(trial(**pruning))
     checkpoint.load(path, resumed)
     assert [untimed(r) for r in resumed] == [untimed(r) for r in whole[2:]]
+
+
+def test_what_is_dead_has_one_answer_in_reports_in_removal_and_over_data():
+    values = {
+        "data": {"name": "synthetic", "num_train": 64},
+        "model": {"name": "mlp", "widths": [3, 3], "activation": "tanh"},
+        "training": {"num_epochs": 1, "batch_size": 32},
+        "preflight": "off",
+    }
+    training = Training(TrialConfig.from_dict(values))
+    first = training.model.layers["fc1"]
+    with torch.no_grad():
+        first.weight[:2] = 0
+        first.bias[0], first.bias[1] = -40.0, 0.0  # tanh holds one at -1, which is missed, and one at 0
+    reported = evaluate(training.model, training.data, training.data.val, "val")
+    assert reported["activity/dead_fraction/fc1"] == pytest.approx(1 / 3)
+    batch = (training.data.normalise(training.data.val.x_NCHW), training.data.val.y_N)
+    pairs = models.grow_pairs(training.model)
+    seen = {o.layer: o for o in observe_activity(training.model, pairs, [batch])}
+    dead = [False, True, False]
+    assert (seen["fc1"].frequencies == 0).tolist() == dead
+    assert (~alive(first(batch[0].flatten(1)))).tolist() == dead

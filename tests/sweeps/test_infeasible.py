@@ -151,13 +151,13 @@ def test_the_edit_log_says_what_an_edit_did_to_the_signal():
     signal = {
         "output_factor/conv1": 0.834,
         "gradient_factor/conv1": 1.5,
-        "dead_change/conv1": 0.125,
+        "blocked_change/conv1": 0.125,
         "rank_change/conv1": -0.75,
     }
     edit = {"step": 10, "epoch": 1, "layer": "conv1", "kind": "prune", "number": 9, "reason": "weak"}
     assert records.readable([{**edit, "signal": signal}]) == (
         "epoch 1, step 10: prune conv1 by 9: weak [second moment of conv1 x 0.834, of its gradient x 1.5, "
-        "dead units +12%, effective rank -0.75]\n"
+        "blocked units +12%, effective rank -0.75]\n"
     )
     assert records.readable([{**edit, "kind": "skip", "signal": {}}]).endswith("by 9: weak\n")
 
