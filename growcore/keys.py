@@ -84,8 +84,7 @@ def known_keys(imports: Sequence[str] = ()) -> list[str]:
     """Every dotted key of a trial that holds a value, the options of known methods too."""
     own = [
         f"{part}.options.{option}"
-        for part, (kind, config, _) in _STATED.items()
-        if "options" in _settings(config, "")
+        for part, (kind, _, _) in _STATED.items()
         for option in _options(_objects(kind, imports))
     ]
     return [*(key for key in trial_keys() if not key.endswith(".options")), *own]
@@ -109,10 +108,8 @@ def check_options(config: TrialConfig) -> None:
         for setting, given in part.options.items():
             key = f"{name}.options.{setting}"
             if setting not in method.options:
-                has = suggest_name(setting, list(method.options)) if method.options else "It has none."
-                raise ValueError(
-                    f"Unknown key '{key}': {name}.method={part.method} has no such option. {has}"
-                )
+                known = suggest_name(setting, list(method.options)) if method.options else "It has none."
+                raise ValueError(f"{key} is no option of {name}.method={part.method}. {known}")
             method.options[setting].check(key, given)
 
 

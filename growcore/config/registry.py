@@ -1,4 +1,4 @@
-"""What a configuration names: data sets, networks and methods, growcore's own and those that users bring.
+"""What a configuration names: data sets, networks, methods, metrics; growcore's own and those of users.
 
 Each kind of thing is a mapping from names to objects. Growcore's own stand in one module, a user's in modules
 that the configuration's `imports` names, those of installed packages behind an entry point. Nothing of a
@@ -32,6 +32,7 @@ GROWTH_METHODS = Kind("growth.method", "growcore.growth.methods", "GROWTH_METHOD
 PRUNING_METHODS = Kind(
     "pruning.method", "growcore.sparse.methods", "PRUNING_METHODS", "growcore.pruning_methods"
 )
+METRICS = Kind("search.metric", "growcore.metrics", "METRICS", "growcore.metrics")
 NAMED = (DATA_SETS, MODELS, GROWTH_METHODS, PRUNING_METHODS)
 
 

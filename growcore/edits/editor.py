@@ -117,13 +117,19 @@ class Editor:
         self, model: nn.Module, edits: Sequence[surgery.Edit], batches: Sequence[Batch]
     ) -> LineSearch:
         growth = self.config.growth
-        method: GrowthMethod = registry.find(registry.GROWTH_METHODS, growth.method, self.config.imports)
+        method = self._growth_method()
         factors = scaling_factors(growth.max_scaling_factor, method.num_scaling_factors)
         return line_search(model, edits, batches, factors, may_refuse=method.num_scaling_factors > 1)
 
     def _batches(self) -> tuple[list[Batch], list[Batch]]:
-        """Training batches for the statistics, and others for the line search."""
+        """Training batches for the statistics, and others for the line search.
+
+        A method that needs no statistics looks at the batches of the search alone.
+        """
         config = self.config
+        if not self._growth_method().needs_statistics:
+            batches = self._training_batches(config.growth.line_search_batches)
+            return batches, batches
         num_statistics = config.growth.statistics_batches
         batches = self._training_batches(num_statistics + config.growth.line_search_batches)
         if len(batches) < 2:
@@ -134,6 +140,12 @@ class Editor:
             )
         num_statistics = min(num_statistics, len(batches) - 1)
         return batches[:num_statistics], batches[num_statistics:]
+
+    def _growth_method(self) -> GrowthMethod:
+        method: GrowthMethod = registry.find(
+            registry.GROWTH_METHODS, self.config.growth.method, self.config.imports
+        )
+        return method
 
     def _training_batches(self, number: int) -> list[Batch]:
         """The next training batches, so many or as many as there are."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from growcore.data import DataSet, Part, evaluation_batches
+from growcore.metrics import Metric
 from growcore.networks import models
 from growcore.networks.activity import watch_hidden
 from growcore.networks.modes import evaluating
@@ -14,17 +17,20 @@ from growcore.networks.modes import evaluating
 BATCH_SIZE = 1024  # images; evaluation keeps no activations for a backward pass
 
 
-def evaluate(model: nn.Module, data: DataSet, part: Part, prefix: str) -> dict[str, float]:
-    """`PREFIX/loss` and `PREFIX/accuracy` over a part, in eval mode.
+def evaluate(
+    model: nn.Module, data: DataSet, part: Part, prefix: str, own: Mapping[str, Metric] | None = None
+) -> dict[str, float]:
+    """`PREFIX/loss`, `PREFIX/accuracy` and metrics of one's own over a part, in eval mode.
 
     Args:
         model: gives logits, N x classes.
         data: normalises the images.
         part: what is measured on.
         prefix: `val` or `test`.
+        own: metrics of a user's by `val/NAME`, as `growcore.metrics.own` finds them.
 
     Returns:
-        The two metrics; with prefix `val` also `val/accuracy/<class>` for each class that occurs and
+        These metrics; with prefix `val` also `val/accuracy/<class>` for each class that occurs and
         `activity/dead_fraction/<layer>` for each layer that can grow.
     """
     with evaluating(model), torch.no_grad(), watch_hidden(models.growable(model)) as activities:
@@ -34,6 +40,9 @@ def evaluate(model: nn.Module, data: DataSet, part: Part, prefix: str) -> dict[s
         f"{prefix}/loss": float(functional.cross_entropy(logits_NK.float(), part.y_N)),
         f"{prefix}/accuracy": float(correct_N.float().mean()),
     }
+    for key, metric in (own or {}).items():
+        assert metric.measure is not None
+        metrics[f"{prefix}/{key.removeprefix('val/')}"] = float(metric.measure(logits_NK.float(), part.y_N))
     if prefix == "val":
         metrics |= _accuracy_by_class(correct_N, part.y_N, data.class_names)
         for name, activity in activities.items():

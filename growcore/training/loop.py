@@ -24,6 +24,7 @@ from growcore.config.schema import build, plain
 from growcore.diagnostics import Finding, checks
 from growcore.edits.editor import Editor
 from growcore.edits.reports import EditRecord
+from growcore.metrics import own as own_metrics
 from growcore.networks import cost, models
 from growcore.training.epoch import Epoch
 from growcore.training.evaluation import evaluate
@@ -56,6 +57,7 @@ class Training:
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.schedule = make_schedule(self.optimizer, config)
         self.plateau = Plateau(config.training)
+        self.own_metrics = own_metrics(config.imports)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.editor = Editor(config, self.data, self.generator)
         self.epoch = 0
@@ -189,11 +191,11 @@ class Training:
 
     def _report(self) -> Report:
         metrics = {"train/loss": self._train_loss}
-        metrics |= evaluate(self.model, self.data, self.data.val, "val")
+        metrics |= evaluate(self.model, self.data, self.data.val, "val", self.own_metrics)
         self.plateau.add(metrics["val/accuracy"], any(edit.kind != "skip" for edit in self._edits))
         metrics |= self._size_metrics()
         if self.finished:
-            metrics |= evaluate(self.model, self.data, self.data.test, "test")
+            metrics |= evaluate(self.model, self.data, self.data.test, "test", self.own_metrics)
         if not torch.isfinite(torch.tensor(metrics["val/loss"])):
             raise TrialFailed(f"the validation loss became {metrics['val/loss']} in epoch {self.epoch}")
         edits, self._edits = self._edits, []

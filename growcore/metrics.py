@@ -1,0 +1,312 @@
+"""Every metric that a report can hold: its key, what it means, which way is better, who shows it. No torch.
+
+A key may be a pattern: `val/accuracy/<class>` stands for one metric of each class, `model/width/<layer>` for
+one of each layer. A metric of one's own stands in the mapping `METRICS = {"val/NAME": Metric(...)}` of a
+module that the configuration's `imports` names, with a function that measures it; on test images it is
+`test/NAME`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from growcore.config import registry
+
+if TYPE_CHECKING:  # tables of metrics are read where torch is not wanted
+    from torch import Tensor
+
+
+class Direction(StrEnum):
+    """Whether a larger or a smaller value is better."""
+
+    maximize = "maximize"
+    minimize = "minimize"
+
+
+class Unit(StrEnum):
+    """What a metric counts, which also decides how it is written."""
+
+    fraction = "fraction"  # in [0, 1]
+    nats = "nats"  # a mean over images
+    number = "number"  # a whole number of things
+    flops = "FLOPs"
+    seconds = "seconds"
+    ratio = "ratio"
+
+
+class Place(StrEnum):
+    """Where people see metrics without asking for them."""
+
+    leaderboard = "leaderboard"  # a column of the table that ends a sweep
+    live = "live"  # a column of the table of what runs, and in the line that tells of a trial's end
+    log = "log"  # in the line of a report in `sweeps logs`
+    best = "best"  # recorded in a best file, and compared with what a training of it gives
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One metric, or one for each class or layer where its key is a pattern."""
+
+    label: str  # the head of a column
+    meaning: str  # a line, for people
+    better: Direction | None  # None: neither way
+    unit: Unit
+    places: frozenset[Place] = frozenset()
+    in_every_report: bool = True  # else it can be looked at, but nothing can be searched for by it
+    # Of one's own: (logits N x classes, labels N) -> the value, once over all images of a part.
+    measure: Callable[[Tensor, Tensor], Tensor | float] | None = None
+
+    def written(self, value: float) -> str:
+        """The value as a table shows it."""
+        if self.unit is Unit.number:
+            return f"{value:,.0f}"
+        if self.unit is Unit.flops:
+            return f"{value / 1e9:.3g}"  # GFLOP, as `head` says
+        return f"{value:.1f}" if self.unit is Unit.seconds else f"{value:.4f}"
+
+
+_EVERYWHERE = frozenset(Place)
+
+METRICS: Mapping[str, Metric] = {
+    "val/accuracy": Metric(
+        label="val acc",
+        meaning="accuracy on validation images",
+        better=Direction.maximize,
+        unit=Unit.fraction,
+        places=frozenset({Place.log, Place.best}),
+    ),
+    "val/loss": Metric(
+        label="val loss",
+        meaning="mean cross-entropy on validation images",
+        better=Direction.minimize,
+        unit=Unit.nats,
+        places=frozenset({Place.log, Place.best}),
+    ),
+    "test/accuracy": Metric(
+        label="test acc",
+        meaning="accuracy on test images, once at the end; never used to choose",
+        better=Direction.maximize,
+        unit=Unit.fraction,
+        places=frozenset({Place.leaderboard, Place.best}),
+        in_every_report=False,
+    ),
+    "test/loss": Metric(
+        label="test loss",
+        meaning="mean cross-entropy on test images, once at the end",
+        better=Direction.minimize,
+        unit=Unit.nats,
+        places=frozenset({Place.best}),
+        in_every_report=False,
+    ),
+    "train/loss": Metric(
+        label="train loss",
+        meaning="mean cross-entropy over the images of the last epoch, as they were trained on",
+        better=Direction.minimize,
+        unit=Unit.nats,
+        places=frozenset({Place.log}),
+    ),
+    "model/parameters": Metric(
+        label="params",
+        meaning="parameters of the network",
+        better=Direction.minimize,
+        unit=Unit.number,
+        places=_EVERYWHERE,
+    ),
+    "model/nonzero_parameters": Metric(
+        label="non-zero",
+        meaning="parameters that are not 0",
+        better=Direction.minimize,
+        unit=Unit.number,
+        places=_EVERYWHERE,
+    ),
+    "cost/train_flops": Metric(
+        label="train GFLOP",
+        meaning="dense FLOPs of training, growth statistics and line search included, so far",
+        better=Direction.minimize,
+        unit=Unit.flops,
+        places=frozenset({Place.leaderboard, Place.best}),
+    ),
+    "cost/sparse_flops": Metric(
+        label="sparse GFLOP",
+        meaning="FLOPs of training if zeros cost nothing, so far",
+        better=Direction.minimize,
+        unit=Unit.flops,
+    ),
+    "cost/wall_seconds": Metric(
+        label="seconds", meaning="seconds of training, so far", better=Direction.minimize, unit=Unit.seconds
+    ),
+    "model/forward_flops": Metric(
+        label="forward GFLOP",
+        meaning="dense FLOPs of a forward pass of one image",
+        better=Direction.minimize,
+        unit=Unit.flops,
+    ),
+    "val/accuracy/<class>": Metric(
+        label="val acc",
+        meaning="accuracy on the validation images of a class",
+        better=Direction.maximize,
+        unit=Unit.fraction,
+    ),
+    "model/width/<layer>": Metric(
+        label="width", meaning="neurons of a layer that can grow", better=None, unit=Unit.number
+    ),
+    "sparse/density/<layer>": Metric(
+        label="density",
+        meaning="share of a sparse layer's connections that are not 0",
+        better=Direction.minimize,
+        unit=Unit.fraction,
+    ),
+    "activity/dead_fraction/<layer>": Metric(
+        label="dead",
+        meaning="share of a hidden layer's neurons that give 0 on all validation images",
+        better=Direction.minimize,
+        unit=Unit.fraction,
+    ),
+    "growth/first_order_improvement/<layer>": Metric(
+        label="promised",
+        meaning="decrease of the loss that the last growth of a layer promised",
+        better=Direction.maximize,
+        unit=Unit.nats,
+        in_every_report=False,
+    ),
+    "growth/realised_decrease": Metric(
+        label="realised",
+        meaning="decrease of the loss that the last growths brought on the line search's batches",
+        better=Direction.maximize,
+        unit=Unit.nats,
+        in_every_report=False,
+    ),
+    "preflight/warnings": Metric(
+        label="warnings",
+        meaning="findings of the preflight that training may overcome",
+        better=Direction.minimize,
+        unit=Unit.number,
+        in_every_report=False,
+    ),
+    "preflight/failures": Metric(
+        label="failures",
+        meaning="findings of the preflight that make training hopeless",
+        better=Direction.minimize,
+        unit=Unit.number,
+        in_every_report=False,
+    ),
+    "preflight/output_rms/<layer>": Metric(
+        label="forward scale",
+        meaning="root mean square of a layer's values before its nonlinearity, untrained",
+        better=None,
+        unit=Unit.ratio,
+        in_every_report=False,
+    ),
+    "preflight/gradient_rms/<layer>": Metric(
+        label="backward scale",
+        meaning="root mean square of the gradient at a layer, beside the last layer's, untrained",
+        better=None,
+        unit=Unit.ratio,
+        in_every_report=False,
+    ),
+    "preflight/blocked_fraction/<layer>": Metric(
+        label="blocked",
+        meaning="share of a layer's units that no image sends a gradient to, untrained",
+        better=Direction.minimize,
+        unit=Unit.fraction,
+        in_every_report=False,
+    ),
+    "preflight/effective_rank/<layer>": Metric(
+        label="effective rank",
+        meaning="how many directions a layer's values fill, untrained",
+        better=Direction.maximize,
+        unit=Unit.ratio,
+        in_every_report=False,
+    ),
+}
+
+
+def known(imports: Sequence[str] = ()) -> dict[str, Metric]:
+    """All metrics by key or pattern, those of modules in `imports` too.
+
+    Raises:
+        ValueError: a module cannot be imported, or its metric has no `val/NAME` or nothing that measures it.
+    """
+    found = {**METRICS, **own(imports)}
+    tests = {_on_test(key): metric for key, metric in found.items() if metric.measure is not None}
+    return found | tests
+
+
+def own(imports: Sequence[str]) -> dict[str, Metric]:
+    """The metrics that users bring, by their key on validation images; see `known`."""
+    found: dict[str, Metric] = {}
+    for name in registry.known(registry.METRICS, imports):
+        if name in METRICS:
+            continue
+        metric = registry.find(registry.METRICS, name, imports)
+        if not re.fullmatch(r"val/[\w.-]+", name) or metric.measure is None:
+            raise ValueError(
+                f"A metric of your own is measured on validation images and is called val/NAME; got {name!r} "
+                f"{'without' if metric.measure is None else 'with'} a function that measures it. Write "
+                'METRICS = {"val/f1": Metric(measure=function, ...)}.'
+            )
+        found[name] = metric
+    return found
+
+
+def find(key: str, imports: Sequence[str] = ()) -> Metric | None:
+    """The metric that a report holds under a key; None where no report can."""
+    for pattern, metric in known(imports).items():
+        if re.fullmatch(_expression(pattern), key):
+            return metric
+    return None
+
+
+def check(key: str, imports: Sequence[str] = (), *, to_search: bool) -> None:
+    """Refuse a key that no report can hold.
+
+    Args:
+        key: as typed.
+        imports: modules whose metrics count too.
+        to_search: whether trials are to be compared by it, so that every report must hold it.
+
+    Raises:
+        ValueError: the rule, the key and what is meant or known.
+    """
+    metric = find(key, imports)
+    if metric is None:
+        raise ValueError(f"No report holds a metric {key!r}. {_suggest(key, imports)}")
+    if to_search and not metric.in_every_report:
+        raise ValueError(
+            f"{key} is not in every report, so trials cannot be compared by it. Known: "
+            f"{', '.join(k for k, m in known(imports).items() if m.in_every_report)}."
+        )
+
+
+def label(key: str, imports: Sequence[str] = ()) -> str:
+    """What stands at the head of a column: the metric's label, with its layer or class; else the key."""
+    metric = METRICS.get(key) or find(key, imports)
+    if metric is None:
+        return key
+    is_one_of_many = key not in METRICS and metric.measure is None
+    return f"{metric.label} {key.rsplit('/', 1)[-1]}" if is_one_of_many else metric.label
+
+
+def shown(place: Place, imports: Sequence[str] = ()) -> dict[str, Metric]:
+    """The metrics that people see in a place, in the order of the table."""
+    return {key: metric for key, metric in known(imports).items() if place in metric.places}
+
+
+def _on_test(key: str) -> str:
+    return f"test/{key.removeprefix('val/')}"
+
+
+def _expression(pattern: str) -> str:
+    return re.sub("<[a-z]+>", ".+", re.escape(pattern).replace(r"\<", "<").replace(r"\>", ">"))
+
+
+def _suggest(key: str, imports: Sequence[str]) -> str:
+    names = list(known(imports))
+    if close := difflib.get_close_matches(key, names, n=1):
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(names)}."
