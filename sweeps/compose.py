@@ -22,6 +22,7 @@ from sweeps.config import (
     SchedulerName,
     SweepConfig,
     build_trial,
+    complete_part,
     set_key,
     sweep_keys,
 )
@@ -338,7 +339,7 @@ class _Composer:
                         f"{group}={option} also sets '{name}', so the group cannot be searched: "
                         f"let {group}/{option}.yaml set keys of '{group}' only."
                     )
-            found[option] = dict(composed[group] or {})
+            found[option] = complete_part(group, composed[group] or {})
         return found
 
 

@@ -17,7 +17,8 @@ from enum import StrEnum
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from growcore.config import TrialConfig, suggest_name
+from growcore.config import TrialConfig, schema, suggest_name
+from growcore.config import trial as trials
 from sweeps.schema import ConfigError, build, plain, require
 
 TRIAL_GROUPS = ("data", "model", "growth", "pruning", "optimizer", "training")
@@ -333,6 +334,19 @@ def build_trial(values: Mapping[str, Any]) -> TrialConfig:
     """TrialConfig.from_dict, its ValueError told as a ConfigError."""
     try:
         return TrialConfig.from_dict(values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def complete_part(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a trial with the defaults of the keys that are not given.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value out of range.
+    """
+    part = next(f.type for f in dataclasses.fields(TrialConfig) if f.name == group)
+    try:
+        return dict(schema.plain(schema.build(getattr(trials, str(part)), values, f"{group}.")))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -133,7 +133,7 @@ class GrowthConfig:
     method: str = "none"  # of growcore.growth.methods, or of your own: how new neurons get their weights
     where: GrowthWhere = GrowthWhere.all
     start_epoch: int = 1  # epochs before the first growth
-    every_epochs: int = 1  # epochs between growths
+    every_epochs: int = 2  # epochs between growths
     end_fraction: float = 0.75  # of a trial's epochs; no growth after, so that new neurons can settle
     num_neurons: int = 4  # neurons a layer gains at one growth, at most
     max_width: int | None = None  # a layer grows no wider than this; None: no limit
@@ -216,7 +216,7 @@ class PruningConfig:
     activity_threshold: float = 0.5  # active means sigmoid(value) > threshold
     update_interval: int = 20  # training steps between two measurements of strength
     start_epoch: int = 1  # epochs before the first progression
-    every_epochs: int = 1  # epochs between progressions
+    every_epochs: int = 3  # epochs between progressions
     end_fraction: float = 0.75  # of a trial's epochs; no progression after, so that weights can settle
     # At the same times, by every method, none too: hidden neurons go that gave 0 for all images of
     # growth.statistics_batches training batches.
@@ -275,7 +275,7 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long and in which portions a network trains."""
 
-    num_epochs: int = 10
+    num_epochs: int = 20  # epochs of a trial that is not stopped early
     batch_size: int = 64  # images a step
     report_every_epochs: int = 1  # epochs between two evaluations
     num_threads: int = 1  # torch threads of one trial on the CPU

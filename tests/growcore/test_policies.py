@@ -179,7 +179,7 @@ def test_the_share_that_is_exchanged_falls_along_its_schedule():
 
 
 def test_scheduled_hebbian_pruning_ends_at_its_fractions():
-    settings = {"k1": 0.2, "k2": 0.5, "schedule": ScheduleShape.linear}
+    settings = {"k1": 0.2, "k2": 0.5, "schedule": ScheduleShape.linear, "every_epochs": 1}
     densities = [density(decided("hebbian", e, 20, **settings)[0]) for e in range(1, 16)]
     assert densities == sorted(densities, reverse=True)
     assert densities[0] > 0.9

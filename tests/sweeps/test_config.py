@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 import growcore.config
 from growcore.config import TrialConfig
@@ -36,13 +37,25 @@ def ids(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids)
-def test_a_group_file_sets_every_key_of_its_part_and_no_other(path):
-    fields = [f.name for f in dataclasses.fields(PARTS[path.parent.name])]
-    keys = list(yaml.safe_load(path.read_text()))
-    if path.parent.name == "scheduler":  # only those with an effect on it
-        assert keys == [name for name in fields if name in keys]
-    else:
-        assert keys == fields
+def test_a_group_file_names_itself_and_states_only_what_differs_from_the_defaults(path):
+    fields = {f.name: f for f in dataclasses.fields(PARTS[path.parent.name])}
+    naming = {"growth": "method", "pruning": "method", "search": "sampler", "cluster": "", "tracking": ""}
+    name = naming.get(path.parent.name, "" if path.parent.name == "training" else "name")
+    values = OmegaConf.to_container(OmegaConf.load(path)) or {}
+    assert values.keys() <= fields.keys()
+    assert not name or name in values
+    for key, value in values.items():
+        if key != name:
+            assert value != fields[key].default, f"{key}: {value} is the default"
+            assert not is_made_by(fields[key].default_factory, value)
+
+
+def is_made_by(factory, value) -> bool:
+    return factory is not dataclasses.MISSING and factory() == value
+
+
+def test_the_root_file_chooses_files_and_copies_no_default():
+    assert list(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))) == ["defaults"]
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((CONF / "space").glob("*.yaml"))], ids=ids)
