@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import sweep
-from sweeps.compose import load
+from sweeps.config.compose import load
+from sweeps.run import sweep
 from sweeps.search import TrialRow, TrialState
 
 CHANCE = 0.1  # ten classes

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sweeps.replicates import standard_errors
+from sweeps.kept.replicates import standard_errors
 
 
 class TrialState(StrEnum):
@@ -31,7 +31,7 @@ class TrialState(StrEnum):
 
 
 class Space(Protocol):
-    """What a study needs of a search space (see `sweeps.space.SearchSpace`)."""
+    """What a study needs of a search space (see `sweeps.space.search_space.SearchSpace`)."""
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         """Parameters drawn through `trial.suggest_float`, `suggest_int` and `suggest_categorical`."""

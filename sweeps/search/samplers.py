@@ -12,8 +12,8 @@ from typing import Any
 import optuna
 
 from growcore.config import suggest_name
-from sweeps.config import SAMPLERS
-from sweeps.schema import ConfigError
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import SAMPLERS
 from sweeps.search.goals import Goals
 from sweeps.search.rows import SamplerSettings
 

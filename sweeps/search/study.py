@@ -19,8 +19,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweeps.budget import Budget, Spent, ended_by
-from sweeps.schema import ConfigError
+from sweeps.config.schema import ConfigError
+from sweeps.kept.budget import Budget, Spent, ended_by
 from sweeps.search import ranking
 from sweeps.search.frozen import (
     CHANGES,

@@ -3,11 +3,3 @@
 From the worker inwards: `worker` is Ray Tune's handle, `attempt` one worker's work on a trial, `replicate`
 one training of it, `engine` what trains.
 """
-
-from __future__ import annotations
-
-from sweeps.trial.attempt import Attempt, Job
-from sweeps.trial.engine import Engine, Growcore
-from sweeps.trial.worker import SweepTrial
-
-__all__ = ["Attempt", "Engine", "Growcore", "Job", "SweepTrial"]

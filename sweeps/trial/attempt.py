@@ -1,8 +1,8 @@
 """One worker's work on one trial: its trainings side by side, reported together, until something ends it.
 
 A worker process is reused for one trial after another, so it imports torch and loads its data once. What
-happened goes to the trial's folder first (`sweeps.events`) and to the driver second: an outage of anything
-else loses nothing. A trial whose folder already holds checkpoints continues from them.
+happened goes to the trial's folder first (`sweeps.kept.events`) and to the driver second: an outage of
+anything else loses nothing. A trial whose folder already holds checkpoints continues from them.
 
 The replicates of a configuration are trained in turns, epoch by epoch of their reports, so that whoever
 judges the configuration early judges the mean of all of them at the same fidelity.
@@ -20,10 +20,10 @@ from typing import Any
 
 from growcore.config import TrialConfig
 from growcore.training.report import TrialFailed, TrialInfeasible
-from sweeps import replicates
-from sweeps.endings import Ending
-from sweeps.events import EventWriter, Unrecorded
-from sweeps.fidelity import Turn
+from sweeps.kept import replicates
+from sweeps.kept.endings import Ending
+from sweeps.kept.events import EventWriter, Unrecorded
+from sweeps.stopping.fidelity import Turn
 from sweeps.trial.engine import Engine
 from sweeps.trial.replicate import Replicate
 

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from sweeps.endings import Ending
-from sweeps.events import HUNG
+from sweeps.kept.endings import Ending
+from sweeps.kept.events import HUNG
 from sweeps.trial.attempt import Attempt, Job
 from sweeps.trial.engine import Engine, Growcore
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from stand_in import trial_config
 
-from sweeps import events, replicates
+from sweeps.kept import events, replicates
 from sweeps.search import Outcome
 
 _CLOCK = itertools.count(1_700_000_000)

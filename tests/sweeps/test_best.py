@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 from stand_in import RANDOM, LearningRates, trial_config
 
-from sweeps import best, compose
-from sweeps.cli import main
-from sweeps.config import ConfigError
+from sweeps.cli.app import main
+from sweeps.config import compose
+from sweeps.config.schema import ConfigError
+from sweeps.records import best
 from sweeps.search import Goals, Outcome, Study, study_url
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from stand_in import RANDOM, LearningRates
 
-from sweeps import budget
-from sweeps.budget import Budget, Spent
-from sweeps.ledger import Ledger
-from sweeps.schema import ConfigError
+from sweeps.config.schema import ConfigError
+from sweeps.kept import budget
+from sweeps.kept.budget import Budget, Spent
+from sweeps.run.spending import Ledger
 from sweeps.search import Outcome, Study
 
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from sweeps import plan
-from sweeps.cli import Command, Commands, main
-from sweeps.compose import load
-from sweeps.config import ConfigError
-from sweeps.space import SearchSpace
+from sweeps.cli.app import Command, Commands, main
+from sweeps.config.compose import load
+from sweeps.config.schema import ConfigError
+from sweeps.space.search_space import SearchSpace
+from sweeps.views import plan
 
 HEAVY = ("ray", "optuna", "mlflow", "torch", "sklearn", "numpy")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps import cluster
-from sweeps.config import ClusterConfig, ConfigError
+from sweeps.cluster import connection
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import ClusterConfig
 
 
 @pytest.fixture
 def nodes(monkeypatch):
-    monkeypatch.setattr(cluster, "_nodes", lambda: [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}])
+    monkeypatch.setattr(connection, "_nodes", lambda: [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}])
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def nodes(monkeypatch):
     ],
 )
 def test_slots_are_what_each_node_fits(nodes, settings, slots):
-    assert cluster.num_slots(ClusterConfig(**settings)) == slots
+    assert connection.num_slots(ClusterConfig(**settings)) == slots
 
 
 @pytest.mark.parametrize(
@@ -40,4 +41,4 @@ def test_slots_are_what_each_node_fits(nodes, settings, slots):
 def test_a_demand_that_no_node_meets_is_an_error_with_the_fix(nodes, settings, fix):
     key, value = next(iter(settings.items()))
     with pytest.raises(ConfigError, match=rf"cluster.{key}={value:g}.*4 CPUs and 1 GPUs.*{fix}"):
-        cluster.check(ClusterConfig(**settings))
+        connection.check(ClusterConfig(**settings))

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from replicate_folders import FLOPS, Replicated
 from scipy import stats
 
-from sweeps import compare, curves, events
-from sweeps.cli import main
-from sweeps.compose import load
-from sweeps.config import ConfigError, SweepConfig
+from sweeps.cli.app import main
+from sweeps.config.compose import load
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import SweepConfig
+from sweeps.kept import events
+from sweeps.views import compare, curves
 
 CLOCK = itertools.count(1_700_000_000)
 

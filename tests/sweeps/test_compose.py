@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from growcore.config import TrialConfig
-from sweeps.compose import folders, load, options, read_best, read_value, user_folder
-from sweeps.config import ConfigError
-from sweeps.space import quote
+from sweeps.config.compose import folders, load, options, read_best, read_value, user_folder
+from sweeps.config.schema import ConfigError
+from sweeps.space.search_space import quote
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -162,7 +162,7 @@ def test_our_files_are_found_from_another_folder(tmp_path, layout):
     shutil.copytree(REPOSITORY / "conf", site / ("sweeps/conf" if layout == "wheel" else "conf"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    code = "from sweeps.compose import folders, load; load(['space=fine']); print(*folders())"
+    code = "from sweeps.config.compose import folders, load; load(['space=fine']); print(*folders())"
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=elsewhere,

@@ -11,9 +11,10 @@ import yaml
 
 import growcore.config
 from growcore.config import TrialConfig
-from sweeps import config as sweep_config
-from sweeps.compose import load
-from sweeps.config import GROUPS, TRIAL_GROUPS, ConfigError, SweepConfig, sweep_keys
+from sweeps.config import settings as sweep_config
+from sweeps.config.compose import load
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import GROUPS, TRIAL_GROUPS, SweepConfig, sweep_keys
 
 CONF = Path(__file__).parents[2] / "conf"
 PARTS = {

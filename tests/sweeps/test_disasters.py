@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sweeps import events, sweep
+from sweeps.kept import events
+from sweeps.run import sweep
 from sweeps.search import TrialState
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -23,8 +24,10 @@ from pathlib import Path
 from faulty import FaultyTrial, SlowFaultyTrial
 from local_sweeps import launch, make_config
 
-from sweeps import events, records, sweep
-from sweeps.driver import DiskFull
+from sweeps.kept import events
+from sweeps.records import projection
+from sweeps.run import sweep
+from sweeps.run.driver import DiskFull
 
 root = Path(sys.argv[1])
 
@@ -44,7 +47,7 @@ def ended():
 
 # The disk is a small one in memory, filled to the last byte when two trials have ended.
 _FULL = """
-records._FLUSH_SECONDS = 3  # nor can MLflow's records be written
+projection._FLUSH_SECONDS = 3  # nor can MLflow's records be written
 
 
 def fill():

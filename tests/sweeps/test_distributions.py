@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sweeps.config import ConfigError
-from sweeps.distributions import Choice, Fixed, Numeric, parse
-from sweeps.references import Condition
-from sweeps.suggesting import Given, Random
+from sweeps.config.schema import ConfigError
+from sweeps.space.distributions import Choice, Fixed, Numeric, parse
+from sweeps.space.references import Condition
+from sweeps.space.value_sources import Given, Random
 
 UNITS = st.floats(0, 1)
 

@@ -13,9 +13,11 @@ import pytest
 from stand_in import SlowStandInTrial, StandInTrial
 from test_sweep import launch, make_config
 
-from sweeps import events, lease, life, sweep
-from sweeps.lease import LeaseHeld
-from sweeps.schema import ConfigError
+from sweeps.cli import manage
+from sweeps.config.schema import ConfigError
+from sweeps.kept import events
+from sweeps.run import lease, sweep
+from sweeps.run.lease import LeaseHeld
 from sweeps.search import TrialState
 
 pytestmark = pytest.mark.slow
@@ -103,7 +105,7 @@ def test_a_second_driver_is_refused_and_stop_ends_the_first_from_another_process
             time.sleep(0.1)
         with pytest.raises(LeaseHeld, match=rf"live runs already: process {driver.pid} on .*stop live"):
             sweep.resume(tmp_path, "live", SlowStandInTrial)
-        said = list(life.stop(tmp_path, "live"))
+        said = list(manage.stop(tmp_path, "live"))
         out, _ = driver.communicate(timeout=60)
     finally:
         driver.kill()
@@ -115,4 +117,4 @@ def test_a_second_driver_is_refused_and_stop_ends_the_first_from_another_process
     rows = sweep.open_study(tmp_path, "live").rows()
     assert 0 < sum(row.state is TrialState.running for row in rows) <= 2
     assert (tmp_path / "live" / "driver.log").exists()
-    assert next(life.stop(tmp_path, "live")).startswith("live is not running.")
+    assert next(manage.stop(tmp_path, "live")).startswith("live is not running.")

@@ -11,11 +11,11 @@ import torch
 from growcore.config import TrialConfig
 from growcore.edits import planning
 from growcore.training import Training
-from sweeps import estimate, plan
-from sweeps.cluster import num_local_slots
-from sweeps.compose import load
-from sweeps.config import ClusterConfig, SweepConfig
-from sweeps.space import SearchSpace
+from sweeps.cluster.connection import num_local_slots
+from sweeps.config.compose import load
+from sweeps.config.settings import ClusterConfig, SweepConfig
+from sweeps.space.search_space import SearchSpace
+from sweeps.views import estimate, plan
 
 SMALL = ("data=synthetic", "data.num_train=200", "training.num_epochs=4", "sweep.num_trials=10")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps import events
-from sweeps.events import EventWriter
+from sweeps.kept import events
+from sweeps.kept.events import EventWriter
 
 
 def _report(step: int, by: str = "a") -> dict:

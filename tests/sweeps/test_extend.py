@@ -9,11 +9,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from sweeps import compose, events
-from sweeps.cli import main
-from sweeps.config import SweepConfig
+from sweeps.cli.app import main
+from sweeps.config import compose
+from sweeps.config.settings import SweepConfig
+from sweeps.kept import events
 from sweeps.search import SamplerSettings, Study, TrialState, study_url
-from sweeps.space import SearchSpace
+from sweeps.space.search_space import SearchSpace
 
 
 @functools.cache

@@ -11,17 +11,21 @@ from mlflow.tracking import MlflowClient
 from ray.tune.search import Searcher
 from stand_in import RANDOM, Heard, LearningRates, trial_config
 
-from sweeps import events, leaderboard, records, stores, sweep
-from sweeps.attempts import Attempts
-from sweeps.budget import Budget
-from sweeps.compose import load
-from sweeps.events import EventWriter
-from sweeps.progress import describe
-from sweeps.records import Projector
+from sweeps.config.compose import load
+from sweeps.kept import events
+from sweeps.kept.budget import Budget
+from sweeps.kept.events import EventWriter
+from sweeps.records import projection, tracking_store
+from sweeps.records.projection import Projector
+from sweeps.records.tracking_store import Tracking
+from sweeps.run import sweep
+from sweeps.run.attempts import Attempts
+from sweeps.run.searcher import Goal, StudySearcher
 from sweeps.search import Outcome, SamplerSettings, Study, TrialState, study_url
-from sweeps.searcher import Goal, StudySearcher
-from sweeps.stores import Tracking
-from sweeps.trial import Attempt, Growcore, Job
+from sweeps.trial.attempt import Attempt, Job
+from sweeps.trial.engine import Growcore
+from sweeps.views import leaderboard
+from sweeps.views.progress import describe
 
 WARNED = {"severity": "warn", "kind": "low_rank", "layer": "fc3", "reason": "One direction.", "fix": "Fewer."}
 FAILED = {"severity": "fail", "kind": "collapse", "layer": "out", "reason": "All alike.", "fix": "Raise it."}
@@ -94,13 +98,13 @@ def test_the_same_trial_trains_where_that_is_not_asked_for_and_its_findings_are_
 def test_the_verdict_is_the_worst_finding_and_absent_where_nothing_was_measured(
     preflight, state, findings, verdict
 ):
-    assert records.preflight_verdict({"preflight": preflight}, state, findings) == verdict
+    assert projection.preflight_verdict({"preflight": preflight}, state, findings) == verdict
 
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory) -> Tracking:
     root = tmp_path_factory.mktemp("store")
-    return stores.open_tracking(stores.default_uri(root), "growsweep", root)
+    return tracking_store.open_tracking(tracking_store.default_uri(root), "growsweep", root)
 
 
 def project(tracking: Tracking, folder: Path, state: str, told: list[dict] | None) -> tuple:
@@ -155,11 +159,11 @@ def test_the_edit_log_says_what_an_edit_did_to_the_signal():
         "rank_change/conv1": -0.75,
     }
     edit = {"step": 10, "epoch": 1, "layer": "conv1", "kind": "prune", "number": 9, "reason": "weak"}
-    assert records.readable([{**edit, "signal": signal}]) == (
+    assert projection.readable([{**edit, "signal": signal}]) == (
         "epoch 1, step 10: prune conv1 by 9: weak [second moment of conv1 x 0.834, of its gradient x 1.5, "
         "dead units +12%, effective rank -0.75]\n"
     )
-    assert records.readable([{**edit, "kind": "skip", "signal": {}}]).endswith("by 9: weak\n")
+    assert projection.readable([{**edit, "kind": "skip", "signal": {}}]).endswith("by 9: weak\n")
 
 
 def test_what_the_log_reads_is_what_training_writes():
@@ -175,7 +179,7 @@ def test_what_the_log_reads_is_what_training_writes():
     told = [json.loads(json.dumps(report.to_dict())) for report in Training(TrialConfig.from_dict(values))]
     edits = [edit for report in told for edit in report["edits"]]
     assert {edit["kind"] for edit in edits} == {"grow"}
-    assert records.readable(edits).count("effective rank") == len(edits)
+    assert projection.readable(edits).count("effective rank") == len(edits)
 
 
 def test_an_infeasible_trial_keeps_its_reason_and_is_never_ranked(tmp_path):
@@ -278,7 +282,7 @@ def test_a_sweep_goes_on_past_trials_that_its_preflight_ends(tmp_path, monkeypat
     assert rows[0.01].reason.startswith("infeasible: out: the variance of preactivations")
     assert rows[1.0].outcome.metrics["preflight/failures"] == 0
     root = tmp_path / "runs"
-    tracking = stores.open_tracking(stores.default_uri(root), "growsweep", root)
+    tracking = tracking_store.open_tracking(tracking_store.default_uri(root), "growsweep", root)
     runs = MlflowClient(tracking.uri).search_runs([tracking.experiment_id], "tags.`growsweep.kind` = 'trial'")
     assert {run.data.params["model.init_gain"]: run.data.tags["preflight"] for run in runs} == {
         "0.01": "fail",

@@ -11,10 +11,13 @@ from click.testing import CliRunner
 from replicate_folders import FLOPS, Replicated
 from stand_in import RANDOM, LearningRates
 
-from sweeps import commands, compose, events, leaderboard
-from sweeps.cli import main
+from sweeps.cli import commands
+from sweeps.cli.app import main
+from sweeps.config import compose
+from sweeps.kept import events
+from sweeps.run.sweep import Result
 from sweeps.search import Constraint, Goals, Outcome, Study, study_url
-from sweeps.sweep import Result
+from sweeps.views import leaderboard
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import lease
-from sweeps.lease import LeaseHeld
+from sweeps.run import lease
+from sweeps.run.lease import LeaseHeld
 from sweeps.search import open_storage, study_url
 
 _TAKE = """
 import sys
-from sweeps import lease
+from sweeps.run import lease
 print("ready", flush=True)
 sys.stdin.readline()
 try:

@@ -13,13 +13,17 @@ from click.testing import CliRunner, Result
 from replicate_folders import Replicated
 from stand_in import RANDOM, LearningRates
 
-from sweeps import compose, events, folders, lease, logs, retention, stores
-from sweeps.cli import main
-from sweeps.config import SweepConfig
-from sweeps.heartbeat import Heartbeat
-from sweeps.monitor import Stop
-from sweeps.progress import Logged
+from sweeps.cli.app import main
+from sweeps.config import compose
+from sweeps.config.settings import SweepConfig
+from sweeps.kept import events
+from sweeps.records import disk, retention, tracking_store
+from sweeps.run import lease
+from sweeps.run.heartbeat import Heartbeat
+from sweeps.run.monitor import Stop
 from sweeps.search import Outcome, Study, TrialState, open_storage, study_url
+from sweeps.views import logs
+from sweeps.views.progress import Logged
 
 
 @functools.cache
@@ -96,7 +100,7 @@ def test_stopping_an_unknown_sweep_is_a_wrong_request(root):
 
 
 def test_a_driver_whose_lease_was_taken_stops_and_does_its_beats_no_more(root, monkeypatch):
-    monkeypatch.setattr("sweeps.heartbeat.BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("sweeps.run.heartbeat.BEAT_SECONDS", 0.0)
     mine, stop, said, beats = lease.acquire(study_url(root), "s"), Stop(), [], []
     pulse = Heartbeat(mine, stop, said.append)
     pulse.also(lambda: beats.append(1))
@@ -252,7 +256,7 @@ def test_following_a_replicate_ends_with_its_trial(root, replicated):
 @pytest.mark.parametrize("identity", ["s/5", "s/5/2"])
 def test_following_what_has_ended_does_not_wait_for_its_driver(root, replicated, monkeypatch, identity):
     replicated.write()
-    monkeypatch.setattr("sweeps.life._live", lambda *_: pytest.fail("the driver was asked for"))
+    monkeypatch.setattr("sweeps.cli.manage._live", lambda *_: pytest.fail("the driver was asked for"))
     assert sweeps(root, "logs", identity, "--follow").output.splitlines()[-1].strip() == "complete"
 
 
@@ -290,11 +294,11 @@ def test_the_log_of_a_sweep_is_what_its_drivers_said(root):
     class Quiet:
         def say(self, text: str) -> None: ...
 
-    shown = Logged(Quiet(), root / "later" / folders.LOG, "val/accuracy")
+    shown = Logged(Quiet(), root / "later" / disk.LOG, "val/accuracy")
     shown.say("before there is a folder")
     (root / "later").mkdir()
     shown.say("after")
-    (root / "later" / folders.LOG).replace(root / "s" / folders.LOG)
+    (root / "later" / disk.LOG).replace(root / "s" / disk.LOG)
     said = sweeps(root, "logs", "s").output.splitlines()
     assert [line[21:] for line in said] == ["before there is a folder", "after"]
 
@@ -360,18 +364,18 @@ def test_gc_removes_every_replicates_checkpoints_and_then_none_is_claimed(tmp_pa
 
 
 def test_rm_removes_study_folder_and_records(root):
-    from sweeps import records
+    from sweeps.records import projection
 
-    tracking = stores.open_tracking(stores.default_uri(root), "growsweep", root)
-    plan = folders.read_plan(root, "s")
-    records.Projector(tracking, root / "s", plan).project()
+    tracking = tracking_store.open_tracking(tracking_store.default_uri(root), "growsweep", root)
+    plan = disk.read_plan(root, "s")
+    projection.Projector(tracking, root / "s", plan).project()
     make_sweep(root, "other")
     done = sweeps(root, "rm", "s", "--yes")
     assert done.exit_code == 0, done.output
     assert "removed s: 5 trials" in done.output
     assert not (root / "s").exists()
     assert [row["name"] for row in json.loads(sweeps(root, "list", "--json").output)] == ["other"]
-    runs = stores.client(tracking.uri).search_runs([tracking.experiment_id])
+    runs = tracking_store.client(tracking.uri).search_runs([tracking.experiment_id])
     assert runs == []
     assert lease.holders(study_url(root)) == {}
 
@@ -402,7 +406,7 @@ def test_extend_changes_several_budgets_of_a_sweep_that_runs(root):
     lease.acquire(study_url(root), "s")
     done = sweeps(root, "extend", "s", "--trials", "+3", "--hours", "2", "--train-flops", "1e14")
     assert "s may run 8 trials or 2 h or 1e+14 train FLOPs now" in done.output
-    study = folders.open_study(root, "s")
+    study = disk.open_study(root, "s")
     assert study.budget.to_dict() == {"num_trials": 8, "hours": 2.0, "gpu_hours": None, "train_flops": 1e14}
     assert not study.is_over
 
@@ -418,7 +422,7 @@ def test_extend_refuses_what_changes_nothing(root, words, message):
 
 
 def test_a_trial_that_runs_is_never_dispensable(root):
-    study = folders.open_study(root, "s")
+    study = disk.open_study(root, "s")
     states = {row.state for row in retention.dispensable(study, keep=1)}
     assert TrialState.running not in states
 

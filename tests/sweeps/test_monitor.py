@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from stand_in import RANDOM, LearningRates
 
-from sweeps.monitor import FailureWatch, Stop
+from sweeps.run.monitor import FailureWatch, Stop
 from sweeps.search import Outcome, Study
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from stand_in import RANDOM, LearningRates
 
-from sweeps.config import NotifyConfig, NotifyEvent
-from sweeps.notify import WEBHOOK, BestTeller, Notifier
+from sweeps.config.settings import NotifyConfig, NotifyEvent
+from sweeps.run.notify import WEBHOOK, BestTeller, Notifier
 from sweeps.search import Outcome, Study
 
 SECRET = "T0/B0/very-secret"

@@ -16,8 +16,8 @@ import pytest
 from stand_in import SlowStandInTrial
 from test_sweep import launch, make_config
 
-from sweeps import stores
-from sweeps.schema import ConfigError
+from sweeps.config.schema import ConfigError
+from sweeps.records import tracking_store
 
 
 class Server:
@@ -122,26 +122,26 @@ def test_a_store_that_is_required_and_does_not_answer_starts_nothing(server, tmp
 
 
 def test_an_awaited_store_is_opened_once_it_answers(tmp_path, monkeypatch):
-    uri = stores.default_uri(tmp_path)
+    uri = tracking_store.default_uri(tmp_path)
     opened = []
 
-    def open_tracking(uri: str, experiment: str, root: Path) -> stores.Tracking:
+    def open_tracking(uri: str, experiment: str, root: Path) -> tracking_store.Tracking:
         opened.append(uri)
         if len(opened) == 1:
-            raise stores.Unreachable("not yet")
-        return stores.Tracking(uri=uri, experiment_id="7")
+            raise tracking_store.Unreachable("not yet")
+        return tracking_store.Tracking(uri=uri, experiment_id="7")
 
-    monkeypatch.setattr(stores, "open_tracking", open_tracking)
-    store = stores.open_store(uri, "growsweep", tmp_path, required=False)
-    assert isinstance(store, stores.Awaited)
+    monkeypatch.setattr(tracking_store, "open_tracking", open_tracking)
+    store = tracking_store.open_store(uri, "growsweep", tmp_path, required=False)
+    assert isinstance(store, tracking_store.Awaited)
     assert [store.experiment_id, store.experiment_id] == ["7", "7"]
     assert len(opened) == 2
 
 
 def test_a_required_store_that_does_not_answer_is_an_error(tmp_path, monkeypatch):
-    def open_tracking(uri: str, experiment: str, root: Path) -> stores.Tracking:
-        raise stores.Unreachable("not yet")
+    def open_tracking(uri: str, experiment: str, root: Path) -> tracking_store.Tracking:
+        raise tracking_store.Unreachable("not yet")
 
-    monkeypatch.setattr(stores, "open_tracking", open_tracking)
-    with pytest.raises(stores.Unreachable):
-        stores.open_store("sqlite:///x.db", "growsweep", tmp_path, required=True)
+    monkeypatch.setattr(tracking_store, "open_tracking", open_tracking)
+    with pytest.raises(tracking_store.Unreachable):
+        tracking_store.open_store("sqlite:///x.db", "growsweep", tmp_path, required=True)

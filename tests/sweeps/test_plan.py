@@ -6,9 +6,12 @@ import functools
 
 import pytest
 
-from sweeps import compose, plan, sweep
-from sweeps.config import WEBHOOK, ConfigError, SweepConfig
-from sweeps.space import SearchSpace
+from sweeps.config import compose
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import WEBHOOK, SweepConfig
+from sweeps.run import sweep
+from sweeps.space.search_space import SearchSpace
+from sweeps.views import plan
 
 
 @functools.cache

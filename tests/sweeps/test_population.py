@@ -16,9 +16,8 @@ from learner import LearnerEngine, read_state, worth
 from stand_in import RANDOM, Heard, trial_config
 
 from growcore.config import TrialConfig, trial_keys
-from sweeps import best, events, leaderboard, population, starting
-from sweeps.attempts import Attempts
-from sweeps.config import (
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import (
     Direction,
     Fidelity,
     SchedulerConfig,
@@ -28,13 +27,19 @@ from sweeps.config import (
     SweepSettings,
     get_key,
 )
-from sweeps.population import MUTABLE, Member, choose_donor, vary
-from sweeps.schema import ConfigError
+from sweeps.kept import events
+from sweeps.records import best
+from sweeps.run import starting
+from sweeps.run.attempts import Attempts
+from sweeps.run.searcher import Goal, StudySearcher
 from sweeps.search import Study, TrialState
-from sweeps.searcher import Goal, StudySearcher
-from sweeps.space import SearchSpace
-from sweeps.trial import Attempt, Engine, Growcore, Job
-from sweeps.turns import Turns
+from sweeps.space.search_space import SearchSpace
+from sweeps.stopping import exploitation
+from sweeps.stopping.exploitation import MUTABLE, Member, choose_donor, vary
+from sweeps.stopping.population import Turns
+from sweeps.trial.attempt import Attempt, Job
+from sweeps.trial.engine import Engine, Growcore
+from sweeps.views import leaderboard
 
 NUM_EPOCHS = 10
 SETTINGS = SchedulerConfig(name=SchedulerName.pbt, edit_grace=0.0, interval=0.2)
@@ -206,16 +211,16 @@ def test_what_a_population_cannot_do_is_refused_with_the_fix(options, message):
     config = make_config(**options)
     space = SearchSpace(config.space, config.trial.to_dict())
     with pytest.raises(ConfigError, match=rf"scheduler=pbt .*{message}"):
-        population.check(config, space)
+        exploitation.check(config, space)
     config.scheduler.name = SchedulerName.asha
-    population.check(config, space)
+    exploitation.check(config, space)
 
 
 def test_a_population_needs_a_number_of_trials():
     config = make_config()
     config.sweep = SweepSettings(num_trials=None, max_hours=1.0)
     with pytest.raises(ConfigError, match=r"sweep.num_trials, the size of its population; got null"):
-        population.check(config, SearchSpace(config.space, config.trial.to_dict()))
+        exploitation.check(config, SearchSpace(config.space, config.trial.to_dict()))
 
 
 # A whole sweep without Ray: slots train one report after another

@@ -10,9 +10,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from growcore.training import Training
-from sweeps import preflight
-from sweeps.cli import FAILED, WRONG_REQUEST, main
-from sweeps.compose import load
+from sweeps.cli.app import FAILED, WRONG_REQUEST, main
+from sweeps.config.compose import load
+from sweeps.views import preflight
 
 DEEP = ["model=mlp", "model.widths=[16,16,16,16,16,16]", "growth=none", "pruning=none"]
 

@@ -7,9 +7,9 @@ import io
 import pytest
 from stand_in import RANDOM, LearningRates
 
-from sweeps.budget import Budget
-from sweeps.progress import Lines, LiveTable, Tally, describe, progress
+from sweeps.kept.budget import Budget
 from sweeps.search import Outcome, Study, study_url
+from sweeps.views.progress import Lines, LiveTable, Tally, describe, progress
 
 
 class Terminal(io.StringIO):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from replicate_folders import Replicated
 
-from sweeps import events
-from sweeps.reached import reached
+from sweeps.kept import events
+from sweeps.stopping.reached import reached
 
 
 def test_a_trial_that_reported_nothing_has_reached_nothing(tmp_path):

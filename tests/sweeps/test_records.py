@@ -11,11 +11,12 @@ import yaml
 from replicate_folders import Replicated
 from stand_in import trial_config
 
-from sweeps import events, records, stores
-from sweeps.config import ConfigError
-from sweeps.events import EventWriter
-from sweeps.records import Projector
-from sweeps.stores import Tracking
+from sweeps.config.schema import ConfigError
+from sweeps.kept import events
+from sweeps.kept.events import EventWriter
+from sweeps.records import projection, tracking_store
+from sweeps.records.projection import Projector
+from sweeps.records.tracking_store import Tracking
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -25,7 +26,7 @@ with warnings.catch_warnings():
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory) -> Tracking:
     root = tmp_path_factory.mktemp("store")
-    return stores.open_tracking(stores.default_uri(root), "growsweep", root)
+    return tracking_store.open_tracking(tracking_store.default_uri(root), "growsweep", root)
 
 
 PLAN = {
@@ -312,7 +313,7 @@ def test_what_is_reported_while_a_trial_ends_is_sent_with_its_end(tracking, fold
 
 
 def test_an_outage_delays_records_and_loses_none(tracking, folder, monkeypatch):
-    monkeypatch.setattr(records, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(projection, "_POLL_SECONDS", 0.05)
     down = {"is": True}
     search = MlflowClient.search_runs
 
@@ -338,9 +339,9 @@ def test_an_outage_delays_records_and_loses_none(tracking, folder, monkeypatch):
 
 
 def test_the_edit_log_reads_like_sentences():
-    text = records.readable(report(10)["edits"])
+    text = projection.readable(report(10)["edits"])
     assert text == "epoch 1, step 10: grow conv1 by 2: most to gain\n"
-    assert records.readable([]) == "no edits\n"
+    assert projection.readable([]) == "no edits\n"
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
@@ -349,24 +350,25 @@ def test_a_server_that_does_not_answer_is_named_with_the_fix(scheme, tmp_path):
         unused.bind(("127.0.0.1", 0))
         uri = f"{scheme}://127.0.0.1:{unused.getsockname()[1]}"
     with pytest.raises(ConfigError, match=rf"tracking.uri={uri} does not answer.*tracking.uri=null"):
-        stores.open_tracking(uri, "growsweep", tmp_path)
+        tracking_store.open_tracking(uri, "growsweep", tmp_path)
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns"])
 def test_the_file_store_is_refused(uri, tmp_path):
     with pytest.raises(ConfigError, match=rf"tracking.uri={uri} is a folder.*sqlite:///PATH"):
-        stores.open_tracking(uri, "growsweep", tmp_path)
+        tracking_store.open_tracking(uri, "growsweep", tmp_path)
 
 
 def test_a_database_that_cannot_be_opened_is_named(tmp_path):
     uri = f"sqlite:///{tmp_path / 'missing' / 'mlflow.db'}"
     (tmp_path / "missing").touch()
     with pytest.raises(ConfigError, match=r"tracking.uri=sqlite.*does not answer"):
-        stores.open_tracking(uri, "growsweep", tmp_path)
+        tracking_store.open_tracking(uri, "growsweep", tmp_path)
 
 
 def test_a_launch_whose_store_does_not_answer_starts_nothing(tmp_path):
-    from sweeps import compose, sweep
+    from sweeps.config import compose
+    from sweeps.run import sweep
 
     config = compose.load(["tracking.uri=http://127.0.0.1:9", f"storage.root={tmp_path / 'runs'}"])
     with pytest.raises(ConfigError, match=r"tracking.uri=http://127.0.0.1:9 does not answer"):

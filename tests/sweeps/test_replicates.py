@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_in import trial_config
 
-from sweeps import replicates
+from sweeps.kept import replicates
 
 FINITE = st.floats(-1e6, 1e6)
 

@@ -12,8 +12,9 @@ import optuna
 import pytest
 from stand_in import trial_config
 
-from sweeps.compose import options
-from sweeps.config import SAMPLERS, ConfigError
+from sweeps.config.compose import options
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import SAMPLERS
 from sweeps.search import (
     Assignment,
     Constraint,
@@ -25,7 +26,7 @@ from sweeps.search import (
     limits,
 )
 from sweeps.search.samplers import build
-from sweeps.space import SearchSpace
+from sweeps.space.search_space import SearchSpace
 
 ONE = Goals()
 TWO = Goals(objectives={"val/accuracy": "maximize", "model/parameters": "minimize"})

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 from stand_in import trial_config
 
-from sweeps import events, plan, replicates, schedulers
-from sweeps.config import (
+from sweeps.config.settings import (
     Direction,
     Fidelity,
     SchedulerConfig,
@@ -21,8 +20,11 @@ from sweeps.config import (
     SweepConfig,
     SweepSettings,
 )
-from sweeps.fidelity import EditGrace, Scale
-from sweeps.reached import earlier, note_scale
+from sweeps.kept import events, replicates
+from sweeps.stopping import schedulers
+from sweeps.stopping.fidelity import EditGrace, Scale
+from sweeps.stopping.reached import earlier, note_scale
+from sweeps.views import plan
 
 STOPPING = (SchedulerName.asha, SchedulerName.hyperband, SchedulerName.median)
 NUM_EPOCHS = 10

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_in import RANDOM, LearningRates, trial_config
 
-from sweeps.budget import Budget
-from sweeps.config import ConfigError
+from sweeps.config.schema import ConfigError
+from sweeps.kept.budget import Budget
 from sweeps.search import (
     Constraint,
     Exhausted,

@@ -7,12 +7,12 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 from stand_in import RANDOM, Heard, LearningRates
 
-from sweeps import events
-from sweeps.attempts import Attempts, Death
-from sweeps.budget import Budget
-from sweeps.events import EventWriter
+from sweeps.kept import events
+from sweeps.kept.budget import Budget
+from sweeps.kept.events import EventWriter
+from sweeps.run.attempts import Attempts, Death
+from sweeps.run.searcher import Goal, StudySearcher
 from sweeps.search import Study, TrialState
-from sweeps.searcher import Goal, StudySearcher
 
 METRICS = {"metrics/val/accuracy": 0.5, "epoch": 2.0, "step": 20, "num_grown": 1, "num_pruned": 0}
 FINISHED = METRICS | {"ending": "finished"}

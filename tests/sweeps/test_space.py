@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from growcore.config import TrialConfig
-from sweeps.compose import load
-from sweeps.config import ConfigError, SweepConfig
-from sweeps.space import SearchSpace
-from sweeps.suggesting import Given
+from sweeps.config.compose import load
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import SweepConfig
+from sweeps.space.search_space import SearchSpace
+from sweeps.space.value_sources import Given
 
 SPACES = sorted(
     p.stem for p in (Path(__file__).parents[2] / "conf" / "space").glob("*.yaml") if p.stem != "none"

@@ -12,10 +12,12 @@ from hypothesis import given as any_of
 from hypothesis import strategies as st
 from stand_in import RANDOM
 
-from sweeps import compose, starting
-from sweeps.config import ConfigError, SweepConfig
+from sweeps.config import compose
+from sweeps.config.schema import ConfigError
+from sweeps.config.settings import SweepConfig
+from sweeps.run import starting
 from sweeps.search import Assignment, Outcome, SamplerSettings, Study, TrialRow
-from sweeps.space import SearchSpace
+from sweeps.space.search_space import SearchSpace
 
 SPACE = {
     "optimizer.lr": {"float": [1e-3, 1.0], "log": True},

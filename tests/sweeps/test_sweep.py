@@ -16,10 +16,13 @@ from learner import LearnerTrial, read_state
 from local_sweeps import launch, make_config, read_runs
 from stand_in import SlowStandInTrial, StandInTrial, accuracy_of
 
-from sweeps import compose, events, stores, sweep
-from sweeps.config import ConfigError
+from sweeps.config import compose
+from sweeps.config.schema import ConfigError
+from sweeps.kept import events
+from sweeps.records import tracking_store
+from sweeps.run import sweep
+from sweeps.run.sweep import Result
 from sweeps.search import TrialState
-from sweeps.sweep import Result
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
@@ -228,7 +231,7 @@ _DRIVER = """
 from pathlib import Path
 from stand_in import SlowStandInTrial
 from test_sweep import launch, make_config
-from sweeps import sweep
+from sweeps.run import sweep
 root = Path({root!r})
 if (root / "killed" / "plan.yaml").exists():
     sweep.resume(root, "killed", SlowStandInTrial)
@@ -262,7 +265,7 @@ def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path, p
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(stores.default_uri(tmp_path))
+    client = MlflowClient(tracking_store.default_uri(tmp_path))
     for identity, run in runs.items():
         if identity != "killed":
             history = client.get_metric_history(run.info.run_id, "val/accuracy")

@@ -10,9 +10,12 @@ from stand_in import StandIn, StandInTraining, accuracy_of, trial_config
 
 from growcore.config import TrialConfig
 from growcore.training import Training
-from sweeps import events
-from sweeps.endings import Ending
-from sweeps.trial import Attempt, Growcore, Job, SweepTrial, replicate
+from sweeps.kept import events
+from sweeps.kept.endings import Ending
+from sweeps.trial import replicate
+from sweeps.trial.attempt import Attempt, Job
+from sweeps.trial.engine import Growcore
+from sweeps.trial.worker import SweepTrial
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,67 @@
+"""What an untrained network does to a signal: a table of its layers, then what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from growcore.config import TrialConfig
+from sweeps.config.schema import ConfigError
+
+if TYPE_CHECKING:
+    from growcore.diagnostics.checks import Check
+
+_STYLES = {"warn": "yellow", "fail": "bold red"}
+
+
+def check(config: TrialConfig) -> Check:
+    """Build the network of a trial and look at it as the trial would before its first step, on the CPU.
+
+    Raises:
+        ConfigError: there is no such data set or network, or too little of it to be measured.
+    """
+    import torch
+
+    from growcore import data
+    from growcore.diagnostics import checks
+    from growcore.networks import models
+
+    torch.set_num_threads(config.training.num_threads)
+    try:
+        images = data.load(config.data, imports=config.imports)
+        model = models.build(config, images.image_shape, images.num_classes)
+        return checks.inspect(model, images)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def render(found: Check) -> RenderableType:
+    """The layers in order of the forward pass, then each finding with its reason and its fix."""
+    if not found.findings:
+        return Group(_layers(found), "", "nothing found: this network carries a signal and its gradient")
+    findings = Table.grid(padding=(0, 2, 0, 0))
+    for f in found.findings:
+        severity = Text(f.severity.value, style=_STYLES[f.severity.value])
+        findings.add_row(severity, Text(f"{f.layer}: {f.reason}\n{f.fix}"))
+    return Group(_layers(found), "", findings)
+
+
+def _layers(found: Check) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("layer")
+    for head in ("units", "forward scale", "backward scale", "dead", "effective rank"):
+        table.add_column(head, justify="right")
+    for s in found.signals:
+        table.add_row(
+            Text(s.layer),
+            str(s.num_units),
+            f"{math.sqrt(s.output_square):.3g}",
+            f"{math.sqrt(s.gradient_square):.3g}",
+            f"{s.dead_fraction:.0%}",
+            f"{s.effective_rank:.1f}",
+        )
+    return table
