@@ -31,7 +31,7 @@ from sweeps.config import compose
 from sweeps.kept import events
 from sweeps.space.search_space import SearchSpace
 from sweeps.trial.worker import SweepTrial
-from sweeps.views.leaderboard import columns
+from sweeps.views.tables import columns
 
 NUM_SLOTS = 2
 NUM_REPORTS = 5  # of a trial

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.config.compose import load
+from sweeps.kept.trials import TrialRow, TrialState
 from sweeps.run import sweep
-from sweeps.search import TrialRow, TrialState
 
 CHANCE = 0.1  # ten classes
 LEAST, MOST = 1e2, 1e5  # parameters

@@ -1,1 +1,5 @@
-"""Where trials run: a Ray that is there already or one started here, and how many trials fit on it."""
+"""Where trials run.
+
+connection  a Ray that is there already, or one started here
+slots       how many trials fit on it
+"""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growcore.config import suggest_name, trial_keys
-from sweeps.config.schema import ConfigError, suggest_key
+from sweeps.config.errors import ConfigError, suggest_key
 from sweeps.config.settings import (
     GROUPS,
     SCHEDULER_KEYS,

@@ -1,30 +1,14 @@
-"""Between plain values and the parts of a sweep's configuration: types, keys and their messages."""
+"""From plain values to the parts of a sweep's configuration, collections too: types, keys and messages."""
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """The request was wrong: the message names the key, the value and the fix (exit code 2)."""
-
-
-def suggest_key(key: str, known: Sequence[str]) -> str:
-    """A hint for an unknown dotted key: the closest of its part, else its part's keys, else all parts."""
-    part, _, name = key.rpartition(".")
-    siblings = {k.rpartition(".")[2]: k for k in known if part and k.startswith(f"{part}.")}
-    if close := difflib.get_close_matches(name, siblings, n=1):
-        return f"Did you mean '{siblings[close[0]]}'?"
-    if siblings:
-        return f"Known: {', '.join(siblings.values())}."
-    if close := difflib.get_close_matches(key, known, n=1):
-        return f"Did you mean '{close[0]}'?"
-    return f"Known: {', '.join(dict.fromkeys(k.partition('.')[0] for k in known))}."
+from sweeps.config.errors import ConfigError, suggest_key
 
 
 def build(cls: type[Any], part: str, values: Any) -> Any:
@@ -69,16 +53,3 @@ def _typed(key: str, value: Any, kind: type[Any]) -> Any:
     if type(value) is not kind:
         raise ConfigError(f"{key} must be of type {kind.__name__}; got {value!r}.")
     return value
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return value.value if isinstance(value, StrEnum) else value
-
-
-def require(holds: bool, key: str, value: object, rule: str, example: str) -> None:
-    if not holds:
-        raise ValueError(f"{key} {rule}; got {key}={value}. For example {key}={example}.")

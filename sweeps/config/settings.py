@@ -18,7 +18,9 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from growcore.config import TrialConfig, suggest_name
-from sweeps.config.schema import ConfigError, build, plain, require
+from growcore.config.schema import plain, require
+from sweeps.config.errors import ConfigError
+from sweeps.config.schema import build
 
 TRIAL_GROUPS = ("data", "model", "growth", "pruning", "optimizer", "training")
 GROUPS = (*TRIAL_GROUPS, "space", "search", "scheduler", "cluster", "tracking")
@@ -295,7 +297,7 @@ class SweepConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values; `from_dict` reads them back without any YAML folder."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        parts = {name: plain(dataclasses.asdict(values[name])) for name in _PARTS}
+        parts = {name: plain(values[name]) for name in _PARTS}
         return copy.deepcopy(values | parts | {"trial": self.trial.to_dict()})
 
     @classmethod

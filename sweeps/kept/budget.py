@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 
 MIN_ENDED = 8  # trials that have to end before their failures stop a sweep
 

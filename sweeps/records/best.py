@@ -9,17 +9,15 @@ that training's, so that training it again compares like with like; the means ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from growcore.config import TrialConfig
-from sweeps.config.schema import ConfigError
-from sweeps.search import Change, Study, TrialRow, TrialState
-from sweeps.views.leaderboard import columns, measured
+from sweeps.config.errors import ConfigError
+from sweeps.kept.trials import Change, TrialRow, TrialState
+from sweeps.search import Study
 
 _COMPARED = (
     "val/accuracy",
@@ -134,38 +132,6 @@ class Compared:
     recorded: float | None
 
 
-def retrain(
-    config: TrialConfig,
-    recorded: dict[str, Any] | None,
-    *,
-    device: str = "cpu",
-    checkpoints: Path | None = None,
-    on_report: Callable[[Any], None] = lambda report: None,
-) -> list[Compared]:
-    """Train one configuration in this process and compare it with what its file recorded.
-
-    Args:
-        config: what to train.
-        recorded: the `recorded` part of a best file, or None.
-        device: a torch device.
-        checkpoints: folder for the final checkpoint; None: it is not kept.
-        on_report: hears each report.
-
-    Raises:
-        growcore.training.TrialFailed: the loss is no longer finite.
-    """
-    from growcore.training import Training, checkpoint
-
-    training = Training(config, device)
-    report = None
-    for report in training:
-        on_report(report)
-    assert report is not None, "a training has at least one epoch"
-    if checkpoints is not None:
-        checkpoint.save(checkpoints, training)
-    return compare(report.metrics, recorded)
-
-
 def compare(metrics: dict[str, float], recorded: dict[str, Any] | None) -> list[Compared]:
     """The metrics people ask for, new beside recorded."""
     before = (recorded or {}).get("metrics", {})
@@ -174,27 +140,3 @@ def compare(metrics: dict[str, float], recorded: dict[str, Any] | None) -> list[
         for key in _COMPARED
         if key in metrics
     ]
-
-
-def means_line(recorded: Mapping[str, Any] | None) -> str | None:
-    """What the mean over its seeds was, where the file of a trial with several recorded one."""
-    if recorded is None or "means" not in recorded:
-        return None
-    means, errors = recorded["means"], recorded["standard_errors"]
-    keys = [key for key in dict.fromkeys((recorded["metric"], "test/accuracy")) if key in means]
-    told = ", ".join(f"{key} {measured(means[key], errors[key])}" for key in keys)
-    return (
-        f"the recorded values are those of the first of {recorded['replicates']} seeds; "
-        f"their means ± standard errors: {told}"
-    )
-
-
-def comparison_lines(compared: list[Compared]) -> list[str]:
-    """`compare` as a table for people."""
-    rows = [["", "now", "recorded", "difference"]]
-    for c in compared:
-        difference = "-" if c.recorded is None else f"{c.now - c.recorded:+.6g}"
-        rows.append(
-            [c.metric, f"{c.now:.6g}", "-" if c.recorded is None else f"{c.recorded:.6g}", difference]
-        )
-    return columns(rows, left={0})

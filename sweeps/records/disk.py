@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import SweepConfig
 from sweeps.kept.events import FORMAT
-from sweeps.run.starting import Source
+from sweeps.kept.trials import TrialRow
 from sweeps.search import SamplerSettings, Study, study_url
 
 PLAN = "plan.yaml"  # what a sweep was launched with
@@ -44,6 +46,15 @@ def read_config(root: Path, name: str) -> SweepConfig:
     return SweepConfig.from_dict(read_plan(root, name)["config"])
 
 
-def source(root: Path, name: str) -> Source:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlierSweep:
+    """A sweep that another one starts from."""
+
+    name: str
+    config: SweepConfig
+    rows: Sequence[TrialRow]
+
+
+def read_earlier(root: Path, name: str) -> EarlierSweep:
     """A sweep for another one to start from; ConfigError where there is no such sweep."""
-    return Source(name=name, config=read_config(root, name), rows=open_study(root, name).rows())
+    return EarlierSweep(name=name, config=read_config(root, name), rows=open_study(root, name).rows())

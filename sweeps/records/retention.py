@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweeps.kept import events, replicates
-from sweeps.search import Study, TrialRow
+from sweeps.kept.trials import TrialRow
+from sweeps.search import Study
 
 
 def dispensable(study: Study, keep: int) -> list[TrialRow]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

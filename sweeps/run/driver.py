@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from growcore.config import TrialConfig, missing_data
-from sweeps.cluster.connection import connected, num_slots
-from sweeps.config.schema import ConfigError
+from sweeps.cluster.connection import connected
+from sweeps.cluster.slots import num_slots
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import Direction, NotifyEvent, SweepConfig, SweepSettings
 from sweeps.kept import events
 from sweeps.kept.budget import Budget
-from sweeps.records import best, disk, projection, retention, tracking_store
-from sweeps.run import lease, starting
+from sweeps.kept.trials import TrialRow
+from sweeps.records import disk, retention, tracking_store
+from sweeps.records.projection import Projector
+from sweeps.run import checks, lease, result, warm_start
 from sweeps.run.heartbeat import Heartbeat
-from sweeps.run.monitor import FailureWatch, Listener, Monitor, Stop, stop_on_signal
+from sweeps.run.monitor import FailureWatch, Monitor, Stop, TrialCallback, stop_on_signal
 from sweeps.run.notify import BestTeller, Notifier
-from sweeps.run.spending import Ledger
-from sweeps.search import Study, TrialRow, study_url
+from sweeps.run.result import Result
+from sweeps.run.spending import Spending
+from sweeps.search import Goals, SamplerSettings, Study, study_url
 from sweeps.space.search_space import SearchSpace
-from sweeps.views.progress import Logged, Progress, progress
-
-_EMBEDDED = ("digits", "synthetic")  # data sets that no disk can lack
+from sweeps.views.progress import Display, Logged, display
 
 
 class DiskFull(RuntimeError):
@@ -41,46 +41,12 @@ class LeaseLost(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """How a sweep, or this run of it, ended."""
+class _Watch:
+    """Who watches a run and is told of it."""
 
-    study: Study
-    folder: Path
-    best: Path | None  # the best file; None where no trial is complete
-    interrupted: bool  # there is more to run, within the budget
-    ended_by: str | None  # which budget is spent: `16 of 16 trials`
-    failure: str | None  # why it stopped, where going on would be a waste
-    seconds: float  # wall seconds of this run
-    num_slots: int
-    busy: float  # fraction of slot time spent training
-    complaint: str | None  # why records are missing in MLflow
-
-    @property
-    def status(self) -> str:
-        """What it is recorded as: complete, interrupted or failed."""
-        if self.failure is not None or (self.best is None and not self.interrupted):
-            return "failed"
-        return "interrupted" if self.interrupted else "complete"
-
-
-def budget_of(settings: SweepSettings) -> Budget:
-    """What a new sweep may spend."""
-    return Budget(
-        num_trials=settings.num_trials,
-        hours=settings.max_hours,
-        gpu_hours=settings.max_gpu_hours,
-        train_flops=settings.max_train_flops,
-    )
-
-
-def check(config: SweepConfig) -> None:
-    """Raise ConfigError where a budget can never be spent."""
-    if config.sweep.max_gpu_hours is not None and not config.cluster.gpus_per_trial:
-        raise ConfigError(
-            f"sweep.max_gpu_hours={config.sweep.max_gpu_hours:g} is never spent with "
-            "cluster.gpus_per_trial=0. Give trials GPUs: cluster.gpus_per_trial=1, or limit the sweep by "
-            "its wall time: sweep.max_hours=8."
-        )
+    shown: Display
+    pulse: Heartbeat
+    notifier: Notifier
 
 
 class Driver:
@@ -107,27 +73,69 @@ class Driver:
             ConfigError: the request cannot be met, or another driver runs the sweep.
             LeaseLost: another driver has taken the sweep over.
         """
-        check(self._config)
+        checks.check_budget(self._config)
         # What is resumed has records already: an outage shall not hold it up.
         required = is_new and self._config.tracking.required
         if required:
             tracking_store.probe(self._uri)
-        _check_data(self._config.trial)
+        checks.check_data(self._config.trial)
         self._root.mkdir(parents=True, exist_ok=True)
         with lease.held(self._url, self._folder.name) as mine:
             study = None if is_new else self._study()
-            with self._watching(mine, study) as (shown, pulse, notifier):
-                result = self._run(study, required, shown, pulse, notifier)
-                self._tell(result, notifier)
+            with self._watched(mine, study) as watch:
+                if study is not None and study.is_over:
+                    ended = self._catch_up(study, required, watch)
+                else:
+                    ended = self._run(study, required, watch)
+                result.tell(ended, watch.notifier)
             keep = self._config.storage.keep_checkpoints
-            if keep is not None and not result.interrupted:
-                retention.collect(result.study, self._folder, keep)
-        return result
+            if keep is not None and not ended.interrupted:
+                retention.collect(ended.study, self._folder, keep)
+        return ended
+
+    def _run(self, study: Study | None, required: bool, watch: _Watch) -> Result:
+        """Connect, train what is left, and sum up, while what happens is sent to MLflow."""
+        say, cluster = watch.shown.say, self._config.cluster
+        with ExitStack() as stack:
+            # MLflow's import and Ray's start take seconds each: side by side.
+            opening = stack.enter_context(ThreadPoolExecutor(1)).submit(self._open_store, required)
+            say("Ray starts" if cluster.address is None else "connecting to Ray")
+            stack.enter_context(connected(cluster))
+            tracking = opening.result()
+            study = study or self._create()
+            self._prepare(study, tracking, say)
+            slots = num_slots(cluster)
+            say(f"{slots} trials at a time; a worker takes some seconds to start, once")
+            projector = stack.enter_context(Projector(tracking, self._folder, self._plan))
+            before = study.rows()
+            from sweeps.run import tuner  # late, as it imports Ray's part that takes longest
+
+            with self._training(study, watch) as monitor:
+                monitor.catch_up(before)
+                setting = tuner.Setting(
+                    config=self._config, folder=self._folder, workdir=self._plan["workdir"]
+                )
+                tuner.fit(setting, study, self._space, monitor, self._stop, self._trainable)
+            ended = self._summed_up(study, before, slots)
+            result.write(ended)
+        return replace(ended, complaint=projector.complaint)
+
+    def _catch_up(self, study: Study, required: bool, watch: _Watch) -> Result:
+        """Nothing is left to run: sum up, and send what MLflow may lack."""
+        watch.shown.say(
+            f"nothing is left to run ({study.ended_by}): only records that MLflow may lack are sent"
+        )
+        rows = study.rows()
+        Monitor(watch.shown, self._folder, self._stop).catch_up(rows)
+        with Projector(self._open_store(required), self._folder, self._plan) as projector:
+            ended = self._summed_up(study, rows, 0)
+            result.write(ended)
+        return replace(ended, complaint=projector.complaint)
+
+    # What a run stands on
 
     @contextmanager
-    def _watching(
-        self, mine: lease.Lease, study: Study | None
-    ) -> Iterator[tuple[Progress, Heartbeat, Notifier]]:
+    def _watched(self, mine: lease.Lease, study: Study | None) -> Iterator[_Watch]:
         """The lease renewed, what happens shown and told, until the block ends."""
         name = self._folder.name
         with (
@@ -136,7 +144,7 @@ class Driver:
             Notifier(self._config.notify, name, shown.say) as notifier,
         ):
             try:
-                yield shown, pulse, notifier
+                yield _Watch(shown=shown, pulse=pulse, notifier=notifier)
             except (ConfigError, LeaseLost):
                 raise
             except Exception as error:
@@ -147,147 +155,81 @@ class Driver:
                     raise DiskFull(_full(self._folder)) from error
                 raise
 
-    def _shown(self, study: Study | None) -> Progress:
+    def _shown(self, study: Study | None) -> Display:
         search = self._config.search
         budget = budget_of(self._config.sweep) if study is None else study.budget
         done = 0 if study is None else sum(row.state.has_ended for row in study.rows())
-        shown = progress(budget, done, search.metric, search.direction is Direction.maximize)
+        shown = display(budget, done, search.metric, search.direction is Direction.maximize)
         return Logged(shown, self._folder / disk.LOG, search.metric)
-
-    def _run(
-        self, study: Study | None, required: bool, shown: Progress, pulse: Heartbeat, notifier: Notifier
-    ) -> Result:
-        with ThreadPoolExecutor(1) as pool:
-            # MLflow's import and Ray's start take seconds each: side by side.
-            experiment = self._config.tracking.experiment
-            opening = pool.submit(tracking_store.open_store, self._uri, experiment, self._root, required)
-            if study is not None and study.is_over:
-                return self._catch_up(study, shown, opening)
-            shown.say("Ray starts" if self._config.cluster.address is None else "connecting to Ray")
-            with connected(self._config.cluster):
-                tracking = opening.result()
-                if isinstance(tracking, tracking_store.Awaited):
-                    shown.say(f"MLflow at {self._uri} does not answer: records are sent when it does")
-                ready = study or self._create()
-                for note in self._prepare(ready):
-                    shown.say(note)
-                return self._record(tracking, ready, lambda: self._train(ready, shown, pulse, notifier))
-
-    def _catch_up(
-        self, study: Study, shown: Progress, opening: Future[tracking_store.Tracking | tracking_store.Awaited]
-    ) -> Result:
-        shown.say(f"nothing is left to run ({study.ended_by}): only records that MLflow may lack are sent")
-        rows = study.rows()
-        Monitor(shown, self._folder, self._stop).catch_up(rows)
-        return self._record(opening.result(), study, lambda: self._result(study, rows, 0))
-
-    def _record(
-        self,
-        tracking: tracking_store.Tracking | tracking_store.Awaited,
-        study: Study,
-        run: Callable[[], Result],
-    ) -> Result:
-        """Do something while what happens is sent to MLflow."""
-        with projection.Projector(tracking, self._folder, self._plan) as projector:
-            result = run()
-            self._note(study, result)
-        return replace(result, complaint=projector.complaint)
 
     def _create(self) -> Study:
         try:
             self._folder.mkdir()
         except FileExistsError:
-            raise ConfigError(exists(self._folder)) from None
+            raise ConfigError(checks.exists(self._folder)) from None
         # The plan comes before the study: what has a plan can be resumed.
         (self._folder / disk.PLAN).write_text(yaml.safe_dump(self._plan, sort_keys=False))
         return self._study()
 
     def _study(self) -> Study:
         search, name = self._config.search, self._folder.name
-        how = starting.settings(search)
+        sampler = SamplerSettings.of(search)
         try:
-            return Study.load(self._url, name, how)
+            return Study.load(self._url, name, sampler)
         except KeyError:
-            aims, budget = starting.goals(search), budget_of(self._config.sweep)
-            return Study.create(self._url, name, how, goals=aims, budget=budget)
+            goals, budget = Goals.of(search), budget_of(self._config.sweep)
+            return Study.create(self._url, name, sampler, goals=goals, budget=budget)
 
-    def _prepare(self, study: Study) -> list[str]:
-        sources = [disk.source(self._root, name) for name in self._config.search.warm_start]
-        return starting.prepare(study, self._config, self._space, sources)
+    def _open_store(self, required: bool) -> tracking_store.Tracking | tracking_store.Awaited:
+        return tracking_store.open_store(self._uri, self._config.tracking.experiment, self._root, required)
 
-    def _train(self, study: Study, shown: Progress, pulse: Heartbeat, notifier: Notifier) -> Result:
-        slots = num_slots(self._config.cluster)
-        shown.say(f"{slots} trials at a time; a worker takes some seconds to start, once")
-        before = study.rows()
+    def _prepare(
+        self,
+        study: Study,
+        tracking: tracking_store.Tracking | tracking_store.Awaited,
+        say: Callable[[str], None],
+    ) -> None:
+        """What the search starts from is in the study; what people should know before it does is said."""
+        if isinstance(tracking, tracking_store.Awaited):
+            say(f"MLflow at {self._uri} does not answer: records are sent when it does")
+        earlier = [disk.read_earlier(self._root, name) for name in self._config.search.warm_start]
+        for note in warm_start.prepare(study, self._config, self._space, earlier):
+            say(note)
+
+    @contextmanager
+    def _training(self, study: Study, watch: _Watch) -> Iterator[Monitor]:
+        """Trials watched, what they spend kept, signals heard, until the block ends."""
         sweep = self._config.sweep
-        ledger = Ledger(study, self._config.cluster.gpus_per_trial, sweep.replicates, shown)
-        pulse.also(ledger.write)
-        watch = FailureWatch(sweep.max_failed, self._stop, shown.say)
-        listeners: list[Listener] = [ledger, watch, BestTeller(study, notifier)]
-        self._fit(study, shown, Monitor(shown, self._folder, self._stop, listeners))
-        if pulse.is_lost:
-            raise LeaseLost(f"{self._folder.name} is run by another driver; this one has stopped.")
-        ledger.write()
-        return self._result(study, before, slots)
-
-    def _fit(self, study: Study, shown: Progress, monitor: Monitor) -> None:
-        from sweeps.run import tuner
-
+        spending = Spending(study, self._config.cluster.gpus_per_trial, sweep.replicates, watch.shown)
+        watch.pulse.also(spending.write)
+        failures = FailureWatch(sweep.max_failed, self._stop, watch.shown.say)
+        callbacks: list[TrialCallback] = [spending, failures, BestTeller(study, watch.notifier)]
         (self._folder / events.OUTCOME).unlink(missing_ok=True)
-        monitor.catch_up(study.rows())
-        setting = tuner.Setting(config=self._config, folder=self._folder, workdir=self._plan["workdir"])
-        try:
-            with stop_on_signal(self._stop, shown):
-                tuner.fit(setting, study, self._space, monitor, self._stop, self._trainable)
-        finally:
-            shutil.rmtree(self._folder / ".tune", ignore_errors=True)
+        with stop_on_signal(self._stop, watch.shown):
+            yield Monitor(watch.shown, self._folder, self._stop, callbacks)
+        if watch.pulse.is_lost:
+            raise LeaseLost(f"{self._folder.name} is run by another driver; this one has stopped.")
+        spending.write()
 
-    def _result(self, study: Study, before: list[TrialRow], slots: int) -> Result:
-        seconds = time.monotonic() - self._began
-        rows = study.rows()
-        done = {row.number for row in before if row.state.has_ended}
-        each = sum(r.outcome.metrics.get("cost/wall_seconds", 0.0) for r in rows if r.number not in done)
-        worked = each * self._config.sweep.replicates
-        chosen = study.best()
-        return Result(
-            study=study,
-            folder=self._folder,
-            best=best.export(study, chosen, self._folder / "best.yaml") if chosen else None,
-            interrupted=not study.is_over,
-            ended_by=study.ended_by,
+    def _summed_up(self, study: Study, before: list[TrialRow], num_slots: int) -> Result:
+        return result.result_of(
+            study,
+            self._folder,
+            before,
+            seconds=time.monotonic() - self._began,
+            num_slots=num_slots,
+            num_replicates=self._config.sweep.replicates,
             failure=self._stop.failure,
-            seconds=seconds,
-            num_slots=slots,
-            busy=min(1.0, worked / max(1e-9, seconds * slots)),
-            complaint=None,
         )
 
-    def _note(self, study: Study, result: Result) -> None:
-        num = study.summary().num_trials
-        metrics = {f"trials/{state.value}": float(count) for state, count in num.items()}
-        if (found := study.best()) is not None:
-            metrics |= {f"best/{key}": value for key, value in found.outcome.metrics.items()}
-        outcome = {"status": result.status, "metrics": metrics, "time": time.time()}
-        events.write_json(self._folder / events.OUTCOME, outcome)
 
-    def _tell(self, result: Result, notifier: Notifier) -> None:
-        if result.num_slots == 0:  # nothing was run
-            return
-        if result.status == "failed":
-            notifier.tell(NotifyEvent.failed, result.failure or "no trial is complete")
-        elif result.status == "complete":
-            row = result.study.best()
-            assert row is not None
-            assert row.value is not None
-            message = f"finished ({result.ended_by}), best trial {row.number}: {row.value:.4f}"
-            notifier.tell(NotifyEvent.finished, message, trial=row.number, value=row.value)
-
-
-def exists(folder: Path) -> str:
-    """What is said where a sweep of this name is there already."""
-    return (
-        f"sweep.name={folder.name}: {folder} exists already. Continue that sweep with "
-        f"`sweeps resume {folder.name}`, or choose another name: sweep.name=NAME."
+def budget_of(settings: SweepSettings) -> Budget:
+    """What a new sweep may spend."""
+    return Budget(
+        num_trials=settings.num_trials,
+        hours=settings.max_hours,
+        gpu_hours=settings.max_gpu_hours,
+        train_flops=settings.max_train_flops,
     )
 
 
@@ -297,17 +239,3 @@ def _full(folder: Path) -> str:
         f"trials go on from their checkpoints: make room (`sweeps gc` removes checkpoints of ended trials), "
         f"then `sweeps resume {folder.name}`."
     )
-
-
-def _check_data(config: TrialConfig) -> None:
-    """Raise ConfigError where the base configuration's data set is missing, before anything is started."""
-    if config.data.name in _EMBEDDED:
-        return
-    if problem := missing_data(config.data):
-        raise ConfigError(problem)  # said without importing torch
-    from growcore import data
-
-    try:
-        data.load(config.data, "cpu", config.imports)
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from error

@@ -34,7 +34,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql import ColumnElement, literal_column
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.search import open_storage
 
 BEAT_SECONDS = 5.0

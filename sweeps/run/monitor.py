@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from sweeps.kept import events
 from sweeps.kept.budget import too_many
-from sweeps.search import Assignment, TrialRow, TrialState
-from sweeps.views.progress import Progress
+from sweeps.kept.trials import Assignment, TrialRow, TrialState
+from sweeps.views.progress import Display
 
 
-class Listener(Protocol):
+class TrialCallback(Protocol):
     """Hears of every trial of a run, before anybody is shown it."""
 
     def started(self, number: int) -> None:
@@ -34,11 +34,13 @@ class Listener(Protocol):
 class Monitor:
     """Passes what happens on to the terminal and to the run folder."""
 
-    def __init__(self, shown: Progress, folder: Path, stop: Stop, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(
+        self, shown: Display, folder: Path, stop: Stop, callbacks: Sequence[TrialCallback] = ()
+    ) -> None:
         self._shown = shown
         self._folder = folder
         self._stop = stop
-        self._listeners = listeners
+        self._callbacks = callbacks
         self._begun: set[int] = set()
 
     def adopt(self, numbers: list[int]) -> None:
@@ -48,25 +50,25 @@ class Monitor:
     def started(self, assignment: Assignment) -> None:
         """A trial was handed out, or handed out again."""
         number = assignment.number
-        for listener in self._listeners:
-            listener.started(number)
+        for callback in self._callbacks:
+            callback.started(number)
         self._shown.started(number, assignment.params, number in self._begun)
         self._begun.add(number)
 
     def resumed(self, number: int) -> None:
         """A trial has a slot again; nobody is told but those who count."""
-        for listener in self._listeners:
-            listener.started(number)
+        for callback in self._callbacks:
+            callback.started(number)
 
     def paused(self, number: int) -> None:
         """A trial gave its slot back and goes on later."""
-        for listener in self._listeners:
-            listener.paused(number)
+        for callback in self._callbacks:
+            callback.paused(number)
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """A trial reported."""
-        for listener in self._listeners:
-            listener.reported(number, result)
+        for callback in self._callbacks:
+            callback.reported(number, result)
         self._shown.reported(number, result)
 
     def give_up(self, reason: str) -> None:
@@ -80,8 +82,8 @@ class Monitor:
 
     def ended(self, row: TrialRow) -> None:
         """A trial ended: the study knows, now the run folder does, for the records."""
-        for listener in self._listeners:
-            listener.ended(row)
+        for callback in self._callbacks:
+            callback.ended(row)
         self._write(row)
         self._shown.ended(row)
 
@@ -151,7 +153,7 @@ class FailureWatch:
 
 
 @contextmanager
-def stop_on_signal(stop: Stop, shown: Progress) -> Iterator[None]:
+def stop_on_signal(stop: Stop, shown: Display) -> Iterator[None]:
     """While the block runs, the first Ctrl-C or SIGTERM asks for a clean stop; the second ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread only

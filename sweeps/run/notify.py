@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweeps.config.settings import WEBHOOK, NotifyConfig, NotifyEvent
-from sweeps.search import Study, TrialRow, TrialState
+from sweeps.kept.trials import TrialRow, TrialState
+from sweeps.search import Study
 
 _SECONDS = 10.0  # that a command or the webhook may take
 _FLUSH_SECONDS = 15.0  # that the end of a sweep waits for what is still to be told

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 from ray.tune.search import Searcher
 
 from sweeps.kept.endings import Ending, Next
+from sweeps.kept.trials import Assignment, Outcome, TrialRow
 from sweeps.run.attempts import Attempts
-from sweeps.search import Assignment, Exhausted, Outcome, Space, Study, TrialRow
+from sweeps.search import Exhausted, Space, Study
 from sweeps.stopping.fidelity import METRICS
-from sweeps.stopping.population import Turns
+from sweeps.stopping.population import Population
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +55,7 @@ class StudySearcher(Searcher):
         capacity: how many trials fit at once, asked before each suggestion.
         attempts: judges attempts that are not a trial's end.
         listener: hears how trials end.
-        turns: of population-based training; None: every trial trains to its end.
+        population: of population-based training; None: every trial trains to its end.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class StudySearcher(Searcher):
         capacity: Callable[[], int],
         attempts: Attempts,
         listener: Listener,
-        turns: Turns | None = None,
+        population: Population | None = None,
     ) -> None:
         super().__init__()
         self._study = study
@@ -77,13 +78,13 @@ class StudySearcher(Searcher):
         self._capacity = capacity
         self._attempts = attempts
         self._listener = listener
-        self._turns = turns
+        self._population = population
         orphans = study.orphans(space)
         self._adopted = [orphan.number for orphan in orphans]
         attempts.adopt(self._adopted)
-        self._waiting = orphans if turns is None else []  # begun, and to go on before any new one
-        if turns is not None:
-            turns.adopt(orphans)
+        self._waiting = orphans if population is None else []  # begun, and to go on before any new one
+        if population is not None:
+            population.adopt(orphans)
         self._live: dict[int, Assignment] = {}
         self._numbers: dict[str, int] = {}  # of live trials, by Tune's trial id
         self._last: dict[int, dict[str, Any]] = {}
@@ -99,7 +100,7 @@ class StudySearcher(Searcher):
         """
         if len(self._numbers) >= self._capacity():
             return None
-        assignment = self._next() if self._turns is None else self._turns.next(self._next)
+        assignment = self._next() if self._population is None else self._population.next(self._next)
         if assignment is None:
             return None if self._numbers else str(Searcher.FINISHED)
         self._numbers[trial_id] = assignment.number
@@ -126,8 +127,8 @@ class StudySearcher(Searcher):
         number = self._numbers[trial_id]
         self._last[number] = result
         self._pass_on(number, result)
-        if self._turns is not None:
-            self._turns.reported(number, result)
+        if self._population is not None:
+            self._population.reported(number, result)
 
     def _pass_on(self, number: int, result: Mapping[str, Any]) -> None:
         for note in result.get("notes", ()):
@@ -145,17 +146,17 @@ class StudySearcher(Searcher):
         number = self._numbers.pop(trial_id)
         assignment = self._live.pop(number)
         self._pass_on(number, result)
-        if self._turns is not None:
-            self._turns.reported(number, result)
+        if self._population is not None:
+            self._population.reported(number, result)
         ending, reason = self._attempts.lost(number) if error else _ending(result)
         result = {**self._last.get(number, {}), **result}
         match self._attempts.following(number, ending, reason):
             case Next.again:
                 self._again(assignment)
             case Next.wait:
-                assert self._turns is not None
+                assert self._population is not None
                 self._listener.paused(number)
-                self._turns.turn_ended(assignment)
+                self._population.turn_ended(assignment)
             case Next.leave:
                 self._listener.give_up(f"{reason}. Running trials go on when the sweep is resumed")
             case Next.tell:
@@ -163,17 +164,17 @@ class StudySearcher(Searcher):
 
     def _again(self, assignment: Assignment) -> None:
         self._listener.paused(assignment.number)
-        if self._turns is None:
+        if self._population is None:
             self._waiting.append(assignment)
         else:
-            self._turns.returned(assignment)
+            self._population.returned(assignment)
 
     def _tell(
         self, number: int, ending: Ending | None, reason: str | None, result: Mapping[str, Any]
     ) -> None:
         outcome = _outcome(result)
-        if self._turns is not None:
-            self._turns.ended(number)
+        if self._population is not None:
+            self._population.ended(number)
         self._last.pop(number, None)
         match ending:
             case Ending.finished:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweeps.kept.budget import Spent
-from sweeps.search import Study, TrialRow
-from sweeps.views.progress import Progress
+from sweeps.kept.trials import TrialRow
+from sweeps.search import Study
+from sweeps.views.progress import Display
 
 _FLOPS = "cost/train_flops"
 
 
-class Ledger:
+class Spending:
     """Adds what this run spends to what earlier runs spent.
 
     Time counts while a driver runs: what passes between two runs is nobody's, and a driver that is killed
@@ -33,7 +34,7 @@ class Ledger:
         study: Study,
         gpus_per_trial: float,
         replicates: int,
-        shown: Progress,
+        shown: Display,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study = study

@@ -15,14 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import SweepConfig
 from sweeps.kept import budget as budgets
 from sweeps.kept.events import FORMAT
 from sweeps.records import disk
 from sweeps.records.disk import open_study, read_plan
-from sweeps.run import starting
-from sweeps.run.driver import Driver, Result, check, exists
+from sweeps.run import checks, warm_start
+from sweeps.run.driver import Driver
+from sweeps.run.result import Result
+from sweeps.search import Goals
+from sweeps.space import encoding
 from sweeps.space.search_space import SearchSpace
 
 __all__ = ["Result", "enqueue", "extend", "launch", "new_name", "notes", "open_study", "read_plan", "resume"]
@@ -49,7 +52,7 @@ def launch(config: SweepConfig, name: str, command: list[str], trainable: type[A
     """
     folder = Path(config.storage.root).absolute() / name
     if folder.exists():
-        raise ConfigError(exists(folder))
+        raise ConfigError(checks.exists(folder))
     plan = {
         "format": FORMAT,
         "name": name,
@@ -68,11 +71,11 @@ def notes(config: SweepConfig, space: SearchSpace) -> list[str]:
     Raises:
         ConfigError: the search cannot be done, or starts from what is not there.
     """
-    check(config)
-    aims = starting.goals(config.search)
-    sources = [disk.source(Path(config.storage.root), name) for name in config.search.warm_start]
-    found = [starting.known(space, aims, source).note for source in sources]
-    return [*starting.check(config, space), *found]
+    checks.check_budget(config)
+    goals, root = Goals.of(config.search), Path(config.storage.root)
+    earlier = [disk.read_earlier(root, name) for name in config.search.warm_start]
+    notes = [warm_start.warm_start(space, goals, each).note for each in earlier]
+    return [*checks.check_search(config, space), *notes]
 
 
 def extend(root: Path, name: str, more: Mapping[str, str]) -> list[str]:
@@ -114,7 +117,7 @@ def enqueue(root: Path, name: str, words: Sequence[str]) -> int | None:
         ConfigError: there is no such sweep, or a value is not of its space.
     """
     config = disk.read_config(root, name)
-    params = starting.typed(SearchSpace.of(config), words)
+    params = encoding.typed(SearchSpace.of(config), words)
     study = open_study(root, name)
     # The budget first: a driver that finds the trial finds room for it.
     if (num := study.budget.num_trials) is not None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +15,20 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
-from sweeps.cluster.connection import num_slots, scratch
+from sweeps.cluster.slots import num_slots
 from sweeps.config.settings import SchedulerName, SweepConfig
 from sweeps.kept import events, replicates
+from sweeps.kept.trials import Assignment
 from sweeps.run.attempts import Attempts, Death
 from sweeps.run.monitor import Monitor, Stop
 from sweeps.run.searcher import Goal, StudySearcher
-from sweeps.search import Assignment, Space, Study
+from sweeps.search import Space, Study
 from sweeps.space.search_space import SearchSpace
+from sweeps.stopping.earlier import note_scale
 from sweeps.stopping.fidelity import fidelity_key
-from sweeps.stopping.population import Turns
-from sweeps.stopping.reached import note_scale
+from sweeps.stopping.population import Population
 from sweeps.stopping.schedulers import scheduler
-from sweeps.trial.attempt import Job
+from sweeps.trial.job import Job
 from sweeps.trial.worker import SweepTrial
 
 _NOT_OF_A_TRIAL = ("sweep", "space", "search", "scheduler", "tracking", "storage")
@@ -48,60 +52,78 @@ def fit(
     trainable: type[Any] | None = None,
 ) -> None:
     """Run trials until a budget is spent, or until `stop` is asked for."""
+    attempts = Attempts(setting.folder, setting.config.cluster.max_retries, monitor.say)
+    searcher = _searcher(setting, study, space, monitor, attempts)
+    monitor.adopt(searcher.adopted)
+    judge = scheduler(setting.config, lambda trial: attempts.died(_number(trial), _death(trial)))
+    judge.recall(setting.folder)
     cluster = setting.config.cluster
+    resources = {"cpu": cluster.cpus_per_trial, "gpu": cluster.gpus_per_trial}
+    with _scratch(setting.folder) as state:
+        tune.Tuner(
+            tune.with_resources(trainable or SweepTrial, resources),
+            tune_config=tune.TuneConfig(
+                num_samples=-1,  # the searcher says when it is enough
+                search_alg=searcher,
+                scheduler=judge,
+                reuse_actors=True,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name="state",
+                storage_path=str(state),
+                callbacks=[_Callback(monitor, setting.folder)],
+                failure_config=tune.FailureConfig(max_failures=0),  # whether again: `attempts` decides
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                stop=_Stopper(stop),
+                verbose=0,
+            ),
+        ).fit()
 
-    turns = _turns(setting, study, space, monitor)
-    attempts = Attempts(setting.folder, cluster.max_retries, monitor.say)
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Where Tune keeps its disposable state: beside the sweep, so that every node sees it."""
+    path = folder / ".tune"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _searcher(
+    setting: Setting, study: Study, space: Space, monitor: Monitor, attempts: Attempts
+) -> StudySearcher:
+    population = _population(setting, study, space, monitor)
 
     def job(assignment: Assignment) -> dict[str, Any]:
-        if turns is None or not turns.has_begun(assignment.number):
+        if population is None or not population.has_begun(assignment.number):
             monitor.started(assignment)
         else:
             monitor.resumed(assignment.number)
-        turn = None if turns is None else asdict(turns.turn(assignment.number))
+        turn = None if population is None else asdict(population.turn(assignment.number))
         return _job(setting, assignment, turn)
 
-    searcher = StudySearcher(
+    return StudySearcher(
         study,
         space,
         Goal(fidelity=fidelity_key(setting.config.scheduler)),
         job=job,
-        capacity=lambda: num_slots(cluster),
+        capacity=lambda: num_slots(setting.config.cluster),
         attempts=attempts,
         listener=monitor,
-        turns=turns,
+        population=population,
     )
-    monitor.adopt(searcher.adopted)
-    judge = scheduler(setting.config, lambda trial: attempts.died(_number(trial), _death(trial)))
-    judge.recall(setting.folder)
-    resources = {"cpu": cluster.cpus_per_trial, "gpu": cluster.gpus_per_trial}
-    tune.Tuner(
-        tune.with_resources(trainable or SweepTrial, resources),
-        tune_config=tune.TuneConfig(
-            num_samples=-1,  # the searcher says when it is enough
-            search_alg=searcher,
-            scheduler=judge,
-            reuse_actors=True,
-            trial_name_creator=_name,
-            trial_dirname_creator=_name,
-        ),
-        run_config=tune.RunConfig(
-            name="state",
-            storage_path=str(scratch(setting.folder)),
-            callbacks=[_Callback(monitor, setting.folder)],
-            failure_config=tune.FailureConfig(max_failures=0),  # whether again is ours to decide: `attempts`
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            stop=_Stopper(stop),
-            verbose=0,
-        ),
-    ).fit()
 
 
-def _turns(setting: Setting, study: Study, space: Space, monitor: Monitor) -> Turns | None:
+def _population(setting: Setting, study: Study, space: Space, monitor: Monitor) -> Population | None:
     if setting.config.scheduler.name is not SchedulerName.pbt:
         return None
     assert isinstance(space, SearchSpace)
-    return Turns(setting.config, setting.folder, space, study, monitor.say)
+    return Population(setting.config, setting.folder, space, study, monitor.say)
 
 
 def _job(setting: Setting, assignment: Assignment, turn: dict[str, Any] | None) -> dict[str, Any]:

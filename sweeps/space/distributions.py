@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from growcore.config import suggest_name
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.space.references import Bound, Condition, Extent, Lookup, in_words, read_bound, read_conditions
 from sweeps.space.value_sources import TrialLike
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"

@@ -10,35 +10,22 @@ from __future__ import annotations
 
 import copy
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from growcore.config import TrialConfig, suggest_name, trial_keys
-from sweeps.config.schema import ConfigError, suggest_key
+from sweeps.config.errors import ConfigError, suggest_key
+from sweeps.config.quoting import quote
 from sweeps.config.settings import TRIAL_GROUPS, SweepConfig, build_trial, get_key, set_key
-from sweeps.space.distributions import Choice, Distribution, Fixed, Numeric, parse
+from sweeps.space.dimensions import Dimension, in_order
+from sweeps.space.distributions import Choice, Fixed, Numeric, parse
 from sweeps.space.references import Condition
 from sweeps.space.value_sources import Corner, Given, Random, TrialLike
 
 # Growth and pruning settings say something only where the method is on.
 _NEEDS_METHOD = ("growth", "pruning")
 _NUM_CHECKED = 64  # random trials that a new space must turn into valid configurations
-
-
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    """One key of a space."""
-
-    key: str
-    distribution: Distribution
-    conditions: tuple[Condition, ...]  # all must hold, else the key keeps the value all trials share
-
-    @property
-    def is_group(self) -> bool:
-        """Whether the key is a whole group, such as `growth`."""
-        return self.key in TRIAL_GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +62,7 @@ class SearchSpace:
         self._choices = dict(choices or {})
         self._group_options = copy.deepcopy(dict(group_options or {}))
         dimensions = {str(key): self._dimension(str(key), value) for key, value in raw.items()}
-        self._dimensions = {key: dimensions[key] for key in self._order(dimensions)}
+        self._dimensions = {key: dimensions[key] for key in in_order(dimensions)}
         self._check_dimensions()
         self._check_trials()
 
@@ -260,26 +247,6 @@ class SearchSpace:
             conditions = [*conditions, Condition(f"{part}.method", "!=", "none")]
         return Dimension(key, distribution, tuple(conditions))
 
-    def _order(self, dimensions: Mapping[str, Dimension]) -> list[str]:
-        """Groups and referred keys first, else as written."""
-        done: list[str] = []
-
-        def visit(key: str, path: tuple[str, ...]) -> None:
-            if key in path:
-                circle = " -> ".join([*path[path.index(key) :], key])
-                raise ConfigError(
-                    f"The space refers in a circle: {circle}. Let one of these bounds be a number."
-                )
-            if key in done or key not in dimensions:
-                return
-            for other in _needs(dimensions[key]):
-                visit(other, (*path, key))
-            done.append(key)
-
-        for key in dimensions:
-            visit(key, ())
-        return done
-
     def _check_dimensions(self) -> None:
         for dimension in self._dimensions.values():
             for name in dimension.distribution.references:
@@ -375,35 +342,7 @@ class SearchSpace:
         return not searched and condition.holds(self._shared_value)
 
 
-def quote(value: Any) -> str:
-    """A value as Hydra reads it back exactly from the right side of KEY=VALUE."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{','.join(map(quote, value))}]"
-    text = str(value)
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", text) and text.lower() not in _WORDS_WITH_MEANING:
-        return text
-    # A backslash escapes only before a quote: every run of them that meets one is doubled.
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-    return f"'{escaped}'"
-
-
-_WORDS_WITH_MEANING = ("null", "true", "false", "nan", "inf")
-
-
 def _suggest(dimension: Dimension, trial: TrialLike, lookup: Callable[[str], Any]) -> Any:
     if isinstance(dimension.distribution, Fixed):
         return dimension.distribution.value
     return dimension.distribution.suggest(trial, lookup)
-
-
-def _needs(dimension: Dimension) -> list[str]:
-    """Keys and groups that must have their values before this one is drawn."""
-    referred = [*dimension.distribution.references, *(c.key for c in dimension.conditions)]
-    needed = [name for key in [dimension.key, *referred] for name in (key.partition(".")[0], key)]
-    return [name for name in needed if name != dimension.key]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeps.config.settings import Fidelity, SchedulerConfig, SweepConfig
+from sweeps.trial.job import ROUNDING, Turn
 
 METRICS = "metrics"  # prefix of report metrics in a Tune result: metrics/val/accuracy
-ROUNDING = 1 + 1e-9  # factor on a fraction, so that no trial is a report late because 3 * 0.1 > 0.3
 
 _KEYS = {
     Fidelity.epoch: "epoch",
@@ -24,26 +24,6 @@ _KEYS = {
 def fidelity_key(config: SchedulerConfig) -> str:
     """The result key that says how far a trial came."""
     return _KEYS[config.fidelity]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """How far a trial trains before another one takes its slot."""
-
-    fidelity: str
-    full: float | None  # what a full trial takes: epochs or seconds; None: its FLOPs count
-    until: float  # fraction of a full trial
-
-    def is_over(self, report: Mapping[str, Any], full_train_flops: float) -> bool:
-        """Whether a report (`epoch` and `metrics`, not flat) is the last of the turn."""
-        metrics = report["metrics"]
-        if self.full is None:
-            reached = metrics["cost/train_flops"] / full_train_flops
-        elif self.fidelity == Fidelity.epoch:
-            reached = report["epoch"] / self.full
-        else:
-            reached = metrics["cost/wall_seconds"] / self.full
-        return bool(reached * ROUNDING >= self.until)
 
 
 class Scale:

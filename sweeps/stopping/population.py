@@ -22,13 +22,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import SweepConfig
 from sweeps.kept import events
-from sweeps.search import Assignment, Change, Study
+from sweeps.kept.trials import Assignment, Change
+from sweeps.search import Study
 from sweeps.space.search_space import SearchSpace
 from sweeps.stopping import exploitation
-from sweeps.stopping.fidelity import METRICS, ROUNDING, EditGrace, Scale, Turn, num_edits
+from sweeps.stopping.fidelity import METRICS, EditGrace, Scale, num_edits
+from sweeps.trial.job import ROUNDING, Turn
 
 _SCALE = "population.json"  # in the sweep's folder: what a full trial takes
 _MAX_DRAWS = 8  # of changed values, until they make a valid trial
@@ -46,7 +48,7 @@ class _Member:
         return self.curve[-1][0] if self.curve else 0.0
 
 
-class Turns:
+class Population:
     """Who trains next, and from where.
 
     Args:

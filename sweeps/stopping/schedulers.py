@@ -19,8 +19,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from sweeps.config.settings import Direction, SchedulerName, SweepConfig
 from sweeps.kept.endings import Ending
-from sweeps.stopping.fidelity import METRICS, ROUNDING, EditGrace, Scale, num_edits
-from sweeps.stopping.reached import earlier
+from sweeps.stopping.earlier import earlier
+from sweeps.stopping.fidelity import METRICS, EditGrace, Scale, num_edits
+from sweeps.trial.job import ROUNDING
 
 _FRACTION = "fraction"  # of a full trial; what the inner scheduler goes by
 

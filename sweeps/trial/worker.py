@@ -16,8 +16,9 @@ from ray import tune
 
 from sweeps.kept.endings import Ending
 from sweeps.kept.events import HUNG
-from sweeps.trial.attempt import Attempt, Job
+from sweeps.trial.attempt import Attempt
 from sweeps.trial.engine import Engine, Growcore
+from sweeps.trial.job import Job
 
 
 class SweepTrial(tune.Trainable):

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sweeps.config.schema import ConfigError
-from sweeps.config.settings import Direction, SweepConfig
+from sweeps.config.errors import ConfigError
+from sweeps.config.settings import Direction
 from sweeps.kept import events, replicates
-from sweeps.run.sweep import read_plan
+from sweeps.records.disk import read_config
 
 _COST = "cost/train_flops"
 Values = npt.NDArray[np.float64]
@@ -68,7 +68,7 @@ def read_subject(root: Path, name: str) -> Subject:
         ConfigError: there is no such sweep, trial or replicate, or it has reported nothing.
     """
     sweep, *parts = name.split("/", 2)
-    config = SweepConfig.from_dict(read_plan(root, sweep)["config"])
+    config = read_config(root, sweep)
     metric, maximize = config.search.metric, config.search.direction is Direction.maximize
     if not parts:
         curve, ends = _sweep_curve(root / sweep, metric, maximize, config.sweep.replicates)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from growcore.config import TrialConfig
-from sweeps.cluster import connection
+from sweeps.cluster.slots import num_local_slots
 from sweeps.config.settings import SweepConfig
 from sweeps.space.search_space import SearchSpace
 
@@ -279,7 +279,7 @@ def _slots(config: SweepConfig) -> int | None:
         return config.cluster.num_concurrent
     import torch
 
-    return connection.num_local_slots(config.cluster, len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    return num_local_slots(config.cluster, len(os.sched_getaffinity(0)), torch.cuda.device_count())
 
 
 def _sweep_seconds(seconds: float | None, slots: int | None, num_trials: int | None) -> float | None:

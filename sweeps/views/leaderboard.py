@@ -6,11 +6,15 @@ errors; its edits are those of a training, as a rounded mean; its train FLOPs ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
-from sweeps.search import Outcome, Study, TrialRow, TrialState
+from sweeps.kept.outcomes import outcome_so_far
+from sweeps.kept.trials import Outcome, TrialRow, TrialState
+from sweeps.search import Study
+from sweeps.views.tables import columns, cut
+from sweeps.views.words import chosen, count, edits_each, label, measured
 
 Reached = Callable[[int], Outcome | None]  # of a trial by its number, while it runs
 
@@ -18,7 +22,6 @@ _TEST = "test/accuracy"
 _FLOPS = "cost/train_flops"
 
 _COLUMNS = ("model/parameters", "model/nonzero_parameters", _FLOPS)  # in every table
-_LABELS = {"val/accuracy": "val acc", "val/loss": "val loss", "train/loss": "train loss"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +84,11 @@ def entries(study: Study, reached: Reached | None = None) -> list[Entry]:
     return [entry(row, list(study.goals.objectives)) for row in ordered]
 
 
+def reached_in(sweep: Path) -> Reached:
+    """What trials have reached, as the folder of their sweep tells."""
+    return lambda number: outcome_so_far(sweep / str(number))
+
+
 def _so_far(row: TrialRow, metric: str, outcome: Outcome | None) -> TrialRow:
     if outcome is None:
         return row
@@ -136,10 +144,10 @@ def table(
     rows = [heads, *(_cells(e) for e in shown)]
     if len(study.goals.objectives) > 1:
         rows = [row[:2] + more + row[2:] for row, more in zip(rows, _objectives(study, shown), strict=True)]
-    lines = columns(rows, left={len(rows[0]) - 1})
+    lines = columns(rows, left={len(rows[0]) - 1}, width=width)
     if len(shown) < len(listed):
-        lines.append(f"  ... and {len(listed) - len(shown)} more: sweeps show {study.name}")
-    return [line if width is None else _cut(line, width) for line in lines]
+        lines.append(cut(f"  ... and {len(listed) - len(shown)} more: sweeps show {study.name}", width))
+    return lines
 
 
 def _objectives(study: Study, shown: Sequence[Entry]) -> list[list[str]]:
@@ -173,24 +181,11 @@ def _cells(e: Entry) -> list[str]:
         str(e.number),
         measured(e.value, e.error),
         measured(e.test_accuracy, e.test_error),
-        _count(e.num_parameters),
-        _count(e.num_nonzero),
+        count(e.num_parameters),
+        count(e.num_nonzero),
         "-" if e.train_flops is None else f"{e.train_flops / 1e9:.3g}",
         e.edits,
         broken + remark.get(e.state, "") + (f"{e.continued}: " if e.continued else "") + e.chosen,
-    ]
-
-
-def columns(rows: Sequence[Sequence[str]], left: set[int] = frozenset()) -> list[str]:  # type: ignore[assignment]
-    """Align cells in columns, to the right except for those numbered in `left`."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
     ]
 
 
@@ -213,52 +208,6 @@ def counts(study: Study, num_replicates: int = 1) -> str:
     total = sum(num.values())
     seeds = f" with {num_replicates} seeds each (mean ± standard error)" if num_replicates > 1 else ""
     return f"{total} trial{'s' if total != 1 else ''}{seeds}: {', '.join(parts)}"
-
-
-def label(metric: str) -> str:
-    """A metric's name in a table's head."""
-    return _LABELS.get(metric, metric)
-
-
-def measured(value: float | None, error: float | None = None) -> str:
-    """A value, and its standard error where it is a mean: `0.9137 ± 0.0021`."""
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
-
-
-def edits_each(num_grown: int, num_pruned: int, num_replicates: int) -> str:
-    """Edits that grew and edits that pruned in all replicates together, as told of one training: `6+ 4-`."""
-    num = max(1, num_replicates)
-    return f"{round(num_grown / num)}+ {round(num_pruned / num)}-"
-
-
-def chosen(params: Mapping[str, Any]) -> str:
-    """Parameters in few words: `tiny, k1 0.31, lr 0.012`."""
-    words = []
-    for key, value in params.items():
-        if isinstance(value, str):
-            words.append(value)
-        else:
-            shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-            words.append(f"{key.rsplit('.', 1)[-1]} {shown}")
-    return ", ".join(words)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `48 s`, `18 min`, `2 h 05 min`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _cut(line: str, width: int) -> str:
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
 
 
 def _int(value: float | None) -> int | None:

@@ -4,18 +4,85 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from sweeps.kept import events
+from sweeps.config.errors import ConfigError
+from sweeps.kept import events, replicates
 from sweeps.records import disk
-from sweeps.views.leaderboard import label, measured
+from sweeps.views.command_line import root_option
+from sweeps.views.words import label, measured
 
 UNDATED = " " * 21  # in place of a line's date and time
 _POLL_SECONDS = 0.5
 _SHOWN = ("val/accuracy", "val/loss", "train/loss", "model/parameters", "model/nonzero_parameters")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Log:
+    """Of a sweep, of one of its trials, or of one replicate of a trial."""
+
+    root: Path  # storage root
+    sweep: str  # its name
+    metric: str  # what ranks its trials
+    trial: Path | None  # folder of the trial
+    folder: Path | None  # of the trial, or of the replicate
+
+    @classmethod
+    def of(cls, root: Path, identity: str) -> Self:
+        """The log of SWEEP, SWEEP/NUMBER or SWEEP/NUMBER/REPLICATE; ConfigError where there is none."""
+        name, _, number = identity.partition("/")
+        metric = disk.read_config(root, name).search.metric
+        folder = _trial_folder(root / name, number) if number else None
+        trial = root / name / number.split("/")[0] if number else None
+        return cls(root=root, sweep=name, metric=metric, trial=trial, folder=folder)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is a trial's that is over; of a sweep only its driver can tell."""
+        return self.trial is not None and (self.trial / events.OUTCOME).exists()
+
+    def lines(self, as_json: bool) -> Iterator[str]:
+        """Every line so far; as JSON: every event as it was written."""
+        if as_json:
+            return raw(self.root / self.sweep, self.folder)
+        if self.folder is None or self.trial is None:
+            return of_sweep(self.root, self.sweep)
+        means = _where_replicates_log(self.root, self.folder)
+        return chain(means, of_trial(self.folder, self.trial, self.metric))
+
+
+def _trial_folder(sweep: Path, number: str) -> Path:
+    folder = sweep / number
+    words = number.split("/")
+    if len(words) > 2 or not all(word.isdigit() for word in words) or not (sweep / words[0]).is_dir():
+        numbers = sorted(int(path.name) for path in sweep.iterdir() if path.name.isdigit())
+        raise ConfigError(f"{sweep.name} has no trial {number}. Its trials: {_span(numbers) or 'none yet'}.")
+    if not folder.is_dir():
+        indices = [int(path.name) for path in replicates.found(folder.parent)]
+        known = _span(indices) or "none, as it is trained once"
+        raise ConfigError(f"{sweep.name}/{words[0]} has no replicate {words[1]}. Its replicates: {known}.")
+    return folder
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if numbers else ""
+
+
+def _where_replicates_log(root: Path, folder: Path) -> list[str]:
+    """What stands above the log of a trial whose events are means."""
+    found = [path.relative_to(root).as_posix() for path in replicates.found(folder)]
+    if not found:
+        return []
+    command = f"sweeps logs {found[0]}{root_option(root.absolute())}"
+    return [
+        f"{UNDATED}means over {len(found)} seeds, ± standard error; each has a log of its own, "
+        f"{found[0]} to {found[-1]}: {command}"
+    ]
 
 
 def of_sweep(root: Path, name: str) -> Iterator[str]:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.config.quoting import quote
 from sweeps.config.settings import (
     TRIAL_GROUPS,
     WEBHOOK,
@@ -21,12 +22,12 @@ from sweeps.config.settings import (
     SweepConfig,
     SweepSettings,
 )
-from sweeps.space.search_space import SearchSpace, quote
+from sweeps.space.search_space import SearchSpace
+from sweeps.views.tables import section, table
+from sweeps.views.words import duration
 
 if TYPE_CHECKING:
     from sweeps.views.estimate import Estimate, TrialEstimate
-
-_PIPE_WIDTH = 140  # columns where there is no terminal to ask
 
 
 def render(
@@ -42,9 +43,9 @@ def render(
         num_samples: random trials of the space shown below it.
     """
     parts: list[RenderableType] = [
-        _section("sweep", _sweep(config, space, name, notes)),
+        section("sweep", _sweep(config, space, name, notes)),
         "",
-        _section("every trial", _trial(config, space)),
+        section("every trial", _trial(config, space)),
         "",
         _space(config, space),
     ]
@@ -64,14 +65,14 @@ def cost(config: SweepConfig, space: SearchSpace) -> RenderableType:
     kinds = (found.smallest, found.median, found.largest)
     num = config.sweep.replicates
     title = "cost of a whole trial" if num == 1 else f"cost of a configuration, all {num} seeds"
-    table = _table(_cost_rows(kinds), title, "smallest", "median", "largest")
+    whole = table(_cost_rows(kinds), title, "smallest", "median", "largest")
     largest = " ".join(space.overrides(found.largest.values))
     notes = (
         f"  of {found.num_samples} sampled trials, each planned growth taken as full; memory without torch "
         f"itself; time on this machine, as busy as it is now",
         f"  the largest: {largest}",
     )
-    return Group(table, *map(Text, notes), "", _section("cost of the sweep", _sweep_cost(config, found)))
+    return Group(whole, *map(Text, notes), "", section("cost of the sweep", _sweep_cost(config, found)))
 
 
 def _cost_rows(kinds: tuple[TrialEstimate, ...]) -> Iterable[tuple[str, ...]]:
@@ -125,39 +126,9 @@ def _ends(settings: SweepSettings) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    from sweeps.views.leaderboard import duration
-
     if seconds is None:
         return "-"
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
-
-
-def show(renderable: RenderableType) -> None:
-    """Print to stdout, without the blanks that fill a table's lines on a pipe."""
-    made = Console(markup=False, highlight=False)  # brackets are printed as they are
-    if not made.is_terminal:
-        made.width = _PIPE_WIDTH
-    with made.capture() as captured:
-        made.print(renderable)
-    made.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
-
-
-def _section(title: str, rows: Iterable[tuple[str, str]]) -> RenderableType:
-    return Group(Text(title, style="bold"), _table(rows))
-
-
-def _table(rows: Iterable[Iterable[str]], *headers: str) -> Table:
-    table = Table(
-        *headers,
-        box=None,
-        pad_edge=False,
-        show_header=bool(headers),
-        header_style="bold",
-        padding=(0, 2, 0, 0),
-    )
-    for first, *others in rows:
-        table.add_row(Text(f"  {first}"), *map(Text, others))
-    return table
 
 
 def _failures(config: SweepConfig) -> str:
@@ -281,9 +252,9 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
 
 def _space(config: SweepConfig, space: SearchSpace) -> Table:
     rows = ((row.key, row.distribution, row.condition) for row in space.describe())
-    return _table(rows, f"space {config.space_name}", "distribution", "only where")
+    return table(rows, f"space {config.space_name}", "distribution", "only where")
 
 
 def _samples(space: SearchSpace, num: int) -> RenderableType:
     trials = enumerate(space.sample(num))
-    return _section("sampled trials", ((str(n), " ".join(space.overrides(values))) for n, values in trials))
+    return section("sampled trials", ((str(n), " ".join(space.overrides(values))) for n, values in trials))

@@ -10,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from growcore.config import TrialConfig
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
+from sweeps.views.tables import table
 
 if TYPE_CHECKING:
     from growcore.diagnostics.checks import Check
+    from growcore.diagnostics.preflight import Finding
 
 _STYLES = {"warn": "yellow", "fail": "bold red"}
 
@@ -43,25 +45,25 @@ def render(found: Check) -> RenderableType:
     """The layers in order of the forward pass, then each finding with its reason and its fix."""
     if not found.findings:
         return Group(_layers(found), "", "nothing found: this network carries a signal and its gradient")
-    findings = Table.grid(padding=(0, 2, 0, 0))
-    for f in found.findings:
-        severity = Text(f.severity.value, style=_STYLES[f.severity.value])
-        findings.add_row(severity, Text(f"{f.layer}: {f.reason}\n{f.fix}"))
-    return Group(_layers(found), "", findings)
+    findings = ((_severity(f), f"{f.layer}: {f.reason}\n{f.fix}") for f in found.findings)
+    return Group(_layers(found), "", table(findings, indent=0))
+
+
+def _severity(finding: Finding) -> Text:
+    return Text(finding.severity.value, style=_STYLES[finding.severity.value])
 
 
 def _layers(found: Check) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("layer")
-    for head in ("units", "forward scale", "backward scale", "dead", "effective rank"):
-        table.add_column(head, justify="right")
-    for s in found.signals:
-        table.add_row(
-            Text(s.layer),
+    heads = ("layer", "units", "forward scale", "backward scale", "dead", "effective rank")
+    rows = (
+        (
+            s.layer,
             str(s.num_units),
             f"{math.sqrt(s.output_square):.3g}",
             f"{math.sqrt(s.gradient_square):.3g}",
             f"{s.dead_fraction:.0%}",
             f"{s.effective_rank:.1f}",
         )
-    return table
+        for s in found.signals
+    )
+    return table(rows, *heads, indent=0, is_numbers=True)

@@ -17,11 +17,13 @@ from rich.text import Text
 
 from sweeps.kept.budget import Budget, Spent, described
 from sweeps.kept.replicates import standard_errors
-from sweeps.search import TrialRow, TrialState
-from sweeps.views.leaderboard import chosen, columns, duration, edits_each, entry, label, measured
+from sweeps.kept.trials import TrialRow, TrialState
+from sweeps.views.leaderboard import entry
+from sweeps.views.tables import columns
+from sweeps.views.words import chosen, duration, edits_each, label, measured
 
 
-class Progress(Protocol):
+class Display(Protocol):
     """Hears of everything a person may want to see."""
 
     def started(self, number: int, params: Mapping[str, Any], continues: bool) -> None:
@@ -43,9 +45,7 @@ class Progress(Protocol):
         """The sweep is over."""
 
 
-def progress(
-    budget: Budget, done: int, metric: str, maximize: bool, stream: TextIO | None = None
-) -> Progress:
+def display(budget: Budget, done: int, metric: str, maximize: bool, stream: TextIO | None = None) -> Display:
     """A Table where `stream` (stdout) is a terminal, else Lines.
 
     Args:
@@ -180,7 +180,7 @@ class Logged:
     Lines from before the file's folder exists are written when it does.
     """
 
-    def __init__(self, shown: Progress, path: Path, metric: str) -> None:
+    def __init__(self, shown: Display, path: Path, metric: str) -> None:
         self._shown = shown
         self._path = path
         self._metric = metric

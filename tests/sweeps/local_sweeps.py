@@ -12,7 +12,7 @@ from sweeps.config import compose
 from sweeps.config.settings import SweepConfig, set_key
 from sweeps.records import tracking_store
 from sweeps.run import sweep
-from sweeps.run.sweep import Result
+from sweeps.run.result import Result
 
 
 @functools.cache

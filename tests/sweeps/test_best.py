@@ -8,9 +8,12 @@ from stand_in import RANDOM, LearningRates, trial_config
 
 from sweeps.cli.app import main
 from sweeps.config import compose
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
+from sweeps.kept.trials import Outcome
 from sweeps.records import best
-from sweeps.search import Goals, Outcome, Study, study_url
+from sweeps.search import Goals, Study, study_url
+from sweeps.trial import alone
+from sweeps.views import retrained
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_a_comparison_shows_new_recorded_and_difference():
         ("val/accuracy", 0.8, 0.75),
         ("test/accuracy", 0.7, None),
     ]
-    lines = best.comparison_lines(compared)
+    lines = retrained.table(compared)
     assert lines[1].split() == ["val/accuracy", "0.8", "0.75", "+0.05"]
     assert lines[2].split() == ["test/accuracy", "0.7", "-", "-"]
 
@@ -112,7 +115,7 @@ def test_a_metric_that_ranked_has_its_mean_in_the_file_though_it_is_not_compared
     )
     recorded = best.document(study, best.pick(study))["recorded"]
     assert (recorded["metrics"], recorded["means"]) == ({}, {"val/f1": 0.625})
-    assert best.means_line(recorded).endswith(
+    assert retrained.means_line(recorded).endswith(
         "of 2 seeds; their means ± standard errors: val/f1 0.6250 ± 0.1250"
     )
 
@@ -121,7 +124,7 @@ def test_what_retraining_is_compared_with_is_one_seed_and_the_mean_over_all_is_s
     recorded = best.document(replicated, best.pick(replicated))["recorded"]
     compared = best.compare(TRAININGS[0], recorded)
     assert all(c.now == c.recorded for c in compared)
-    assert best.means_line(recorded) == (
+    assert retrained.means_line(recorded) == (
         "the recorded values are those of the first of 3 seeds; their means ± standard errors: "
         "val/accuracy 0.8000 ± 0.0577, test/accuracy 0.5500 ± 0.0577"
     )
@@ -131,15 +134,16 @@ def test_a_trial_trained_once_has_no_means_beside_its_metrics(study):
     row = best.pick(study)
     recorded = best.document(study, row)["recorded"]
     assert not {"replicates", "means", "standard_errors"} & recorded.keys()
-    assert (best.seeds(row), best.means_line(recorded), best.means_line(None)) == (None, None, None)
+    assert (best.seeds(row), retrained.means_line(recorded), retrained.means_line(None)) == (None, None, None)
 
 
 @pytest.mark.slow
 def test_retraining_an_exported_trial_gives_what_was_recorded(tmp_path):
     config = trial_config(num_epochs=1)
     config.data.num_train = 200
-    first = best.retrain(config, None)
-    recorded = {"metrics": {c.metric: c.now for c in first}}
-    again = best.retrain(config, recorded, checkpoints=tmp_path)
+    (*_, first) = alone.train(config)
+    recorded = {"metrics": first.metrics}
+    (*_, last) = alone.train(config, checkpoints=tmp_path)
+    again = best.compare(last.metrics, recorded)
     assert all(c.now == c.recorded for c in again)
     assert next(tmp_path.iterdir()).name.startswith("step-")

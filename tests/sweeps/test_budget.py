@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from stand_in import RANDOM, LearningRates
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.kept import budget
 from sweeps.kept.budget import Budget, Spent
-from sweeps.run.spending import Ledger
-from sweeps.search import Outcome, Study
+from sweeps.kept.trials import Outcome
+from sweeps.run.spending import Spending
+from sweeps.search import Study
 
 
 class Shown:
@@ -96,7 +97,7 @@ def test_a_larger_share_of_failures_than_allowed_stops_a_sweep_from_eight_trials
 
 def test_time_counts_while_a_driver_runs_and_gpu_time_while_trials_do():
     study, clock, shown = make_study(hours=10.0), Clock(), Shown()
-    ledger = Ledger(study, 0.5, 1, shown, clock)
+    ledger = Spending(study, 0.5, 1, shown, clock)
     clock.pass_hours(1)
     for _ in range(2):
         ledger.started(study.ask(LearningRates()).number)
@@ -108,7 +109,7 @@ def test_time_counts_while_a_driver_runs_and_gpu_time_while_trials_do():
     assert study.spent == Spent(num_trials=2, hours=6.0, gpu_hours=(2 * 2 + 1 * 3) * 0.5, train_flops=4e6)
     assert shown.spent.hours == 6.0
     clock.pass_hours(100)  # the driver is killed here, and nothing runs for long
-    again = Ledger(study, 0.5, 1, shown, clock)
+    again = Spending(study, 0.5, 1, shown, clock)
     clock.pass_hours(1)
     again.write()
     assert study.spent.hours == 7.0
@@ -117,7 +118,7 @@ def test_time_counts_while_a_driver_runs_and_gpu_time_while_trials_do():
 
 def test_a_trial_that_gave_its_slot_back_spends_no_gpu_time_until_it_has_one_again():
     study, clock = make_study(gpu_hours=100.0), Clock()
-    ledger = Ledger(study, 2.0, 1, Shown(), clock)
+    ledger = Spending(study, 2.0, 1, Shown(), clock)
     number = study.ask(LearningRates()).number
     for holds in (True, False, True):
         (ledger.started if holds else ledger.paused)(number)
@@ -130,7 +131,7 @@ def test_a_trial_that_gave_its_slot_back_spends_no_gpu_time_until_it_has_one_aga
 
 def test_flops_are_those_of_ended_trials_and_of_the_newest_reports_times_their_replicates():
     study, shown = make_study(train_flops=1e9), Shown()
-    ledger = Ledger(study, 0, 3, shown, Clock())
+    ledger = Spending(study, 0, 3, shown, Clock())
     for _ in range(2):
         ledger.started(study.ask(LearningRates()).number)
     ledger.reported(0, {"metrics": {"cost/train_flops": 2e6}})
@@ -140,7 +141,7 @@ def test_flops_are_those_of_ended_trials_and_of_the_newest_reports_times_their_r
     study.stop(0, 0.5, 2, Outcome(metrics={"cost/train_flops": 3e6}), "behind")
     ledger.ended(study.row(0))
     assert study.spent.train_flops == 3 * 8e6
-    resumed = Ledger(study, 0, 3, shown, Clock())  # trial 1 has not reported to this driver yet
+    resumed = Spending(study, 0, 3, shown, Clock())  # trial 1 has not reported to this driver yet
     resumed.write()
     assert study.spent.train_flops == 3 * 8e6
     resumed.reported(1, {"metrics": {"cost/train_flops": 6e6}})

@@ -13,11 +13,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from sweeps.cli.app import Command, Commands, main
+from sweeps.cli.app import main
+from sweeps.cli.command import Command, Commands
 from sweeps.config.compose import load
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.space.search_space import SearchSpace
-from sweeps.views import plan
+from sweeps.views import plan, tables
 
 HEAVY = ("ray", "optuna", "mlflow", "torch", "sklearn", "numpy")
 
@@ -157,7 +158,7 @@ def test_brackets_in_values_survive_the_table(folder):
 
 def test_a_plan_without_samples_has_no_trials(capsys):
     config = load()
-    plan.show(plan.render(config, SearchSpace.of(config), "demo-1a2b"))
+    tables.show(plan.render(config, SearchSpace.of(config), "demo-1a2b"))
     shown = capsys.readouterr().out
     assert "demo-1a2b" in shown
     assert "sampled trials" not in shown

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.cluster import connection
-from sweeps.config.schema import ConfigError
+from sweeps.cluster import slots
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import ClusterConfig
 
 
 @pytest.fixture
 def nodes(monkeypatch):
-    monkeypatch.setattr(connection, "_nodes", lambda: [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}])
+    monkeypatch.setattr(slots, "_nodes", lambda: [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}])
 
 
 @pytest.mark.parametrize(
-    ("settings", "slots"),
+    ("settings", "fitting"),
     [
         ({}, 6),
         ({"cpus_per_trial": 2.0}, 3),
@@ -27,8 +27,8 @@ def nodes(monkeypatch):
         ({"gpus_per_trial": 0.1, "cpus_per_trial": 1.0}, 4),
     ],
 )
-def test_slots_are_what_each_node_fits(nodes, settings, slots):
-    assert connection.num_slots(ClusterConfig(**settings)) == slots
+def test_slots_are_what_each_node_fits(nodes, settings, fitting):
+    assert slots.num_slots(ClusterConfig(**settings)) == fitting
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_slots_are_what_each_node_fits(nodes, settings, slots):
 def test_a_demand_that_no_node_meets_is_an_error_with_the_fix(nodes, settings, fix):
     key, value = next(iter(settings.items()))
     with pytest.raises(ConfigError, match=rf"cluster.{key}={value:g}.*4 CPUs and 1 GPUs.*{fix}"):
-        connection.check(ClusterConfig(**settings))
+        slots.check(ClusterConfig(**settings))

@@ -19,7 +19,7 @@ from scipy import stats
 
 from sweeps.cli.app import main
 from sweeps.config.compose import load
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import SweepConfig
 from sweeps.kept import events
 from sweeps.views import compare, curves

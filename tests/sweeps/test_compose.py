@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from growcore.config import TrialConfig
 from sweeps.config.compose import folders, load, options, read_best, read_value, user_folder
-from sweeps.config.schema import ConfigError
-from sweeps.space.search_space import quote
+from sweeps.config.errors import ConfigError
+from sweeps.config.quoting import quote
 
 REPOSITORY = Path(__file__).parents[2]
 

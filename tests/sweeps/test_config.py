@@ -13,7 +13,7 @@ import growcore.config
 from growcore.config import TrialConfig
 from sweeps.config import settings as sweep_config
 from sweeps.config.compose import load
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import GROUPS, TRIAL_GROUPS, SweepConfig, sweep_keys
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sweeps.kept import events
+from sweeps.kept.trials import TrialState
 from sweeps.run import sweep
-from sweeps.search import TrialState
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

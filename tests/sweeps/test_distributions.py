@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.space.distributions import Choice, Fixed, Numeric, parse
 from sweeps.space.references import Condition
 from sweeps.space.value_sources import Given, Random

@@ -10,15 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from local_sweeps import launch, make_config
 from stand_in import SlowStandInTrial, StandInTrial
-from test_sweep import launch, make_config
 
-from sweeps.cli import manage
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.kept import events
-from sweeps.run import lease, sweep
+from sweeps.kept.trials import TrialState
+from sweeps.run import lease, manage, sweep
 from sweeps.run.lease import LeaseHeld
-from sweeps.search import TrialState
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +87,7 @@ def test_gpu_hours_without_gpus_are_a_wrong_request(root):
 _DRIVER = """
 from pathlib import Path
 from stand_in import SlowStandInTrial
-from test_sweep import launch, make_config
+from local_sweeps import launch, make_config
 result = launch(make_config(Path({root!r}), "sweep.name=live", "sweep.num_trials=60"), SlowStandInTrial)
 print("interrupted" if result.interrupted else "complete")
 """

@@ -11,11 +11,11 @@ import torch
 from growcore.config import TrialConfig
 from growcore.edits import planning
 from growcore.training import Training
-from sweeps.cluster.connection import num_local_slots
+from sweeps.cluster.slots import num_local_slots
 from sweeps.config.compose import load
 from sweeps.config.settings import ClusterConfig, SweepConfig
 from sweeps.space.search_space import SearchSpace
-from sweeps.views import estimate, plan
+from sweeps.views import estimate, plan, tables
 
 SMALL = ("data=synthetic", "data.num_train=200", "training.num_epochs=4", "sweep.num_trials=10")
 
@@ -41,7 +41,7 @@ def estimated(*words: str) -> estimate.Estimate:
 
 
 def shown(config: SweepConfig, capsys: pytest.CaptureFixture[str]) -> str:
-    plan.show(plan.cost(config, SearchSpace.of(config)))
+    tables.show(plan.cost(config, SearchSpace.of(config)))
     return capsys.readouterr().out
 
 

@@ -13,7 +13,8 @@ from sweeps.cli.app import main
 from sweeps.config import compose
 from sweeps.config.settings import SweepConfig
 from sweeps.kept import events
-from sweeps.search import SamplerSettings, Study, TrialState, study_url
+from sweeps.kept.trials import TrialState
+from sweeps.search import SamplerSettings, Study, study_url
 from sweeps.space.search_space import SearchSpace
 
 

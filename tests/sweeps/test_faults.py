@@ -15,8 +15,8 @@ from faulty import CRASHES, CRASHES_ONCE, HANGS, HANGS_ONCE, FaultyTrial
 from local_sweeps import launch, make_config, read_runs
 
 from sweeps.kept import events
-from sweeps.run.sweep import Result
-from sweeps.search import TrialState
+from sweeps.kept.trials import TrialState
+from sweeps.run.result import Result
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.usefixtures("ray_here")]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.search import Constraint, Goals
 
 TWO = Goals(objectives={"val/accuracy": "maximize", "model/parameters": "minimize"})

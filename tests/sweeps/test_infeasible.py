@@ -15,15 +15,17 @@ from sweeps.config.compose import load
 from sweeps.kept import events
 from sweeps.kept.budget import Budget
 from sweeps.kept.events import EventWriter
+from sweeps.kept.trials import Outcome, TrialState
 from sweeps.records import projection, tracking_store
 from sweeps.records.projection import Projector
 from sweeps.records.tracking_store import Tracking
 from sweeps.run import sweep
 from sweeps.run.attempts import Attempts
 from sweeps.run.searcher import Goal, StudySearcher
-from sweeps.search import Outcome, SamplerSettings, Study, TrialState, study_url
-from sweeps.trial.attempt import Attempt, Job
+from sweeps.search import SamplerSettings, Study, study_url
+from sweeps.trial.attempt import Attempt
 from sweeps.trial.engine import Growcore
+from sweeps.trial.job import Job
 from sweeps.views import leaderboard
 from sweeps.views.progress import describe
 

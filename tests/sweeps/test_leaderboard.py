@@ -11,13 +11,14 @@ from click.testing import CliRunner
 from replicate_folders import FLOPS, Replicated
 from stand_in import RANDOM, LearningRates
 
-from sweeps.cli import commands
 from sweeps.cli.app import main
+from sweeps.cli.closing import closing
 from sweeps.config import compose
 from sweeps.kept import events
-from sweeps.run.sweep import Result
-from sweeps.search import Constraint, Goals, Outcome, Study, study_url
-from sweeps.views import leaderboard
+from sweeps.kept.trials import Outcome
+from sweeps.run.result import Result
+from sweeps.search import Constraint, Goals, Study, study_url
+from sweeps.views import leaderboard, words
 
 
 @pytest.fixture
@@ -66,11 +67,11 @@ def test_counts_name_every_state_that_occurs(study):
     ("seconds", "said"), [(7.4, "7 s"), (119, "119 s"), (18 * 60, "18 min"), (7500, "2 h 05 min")]
 )
 def test_durations_are_said_as_people_say_them(seconds, said):
-    assert leaderboard.duration(seconds) == said
+    assert words.duration(seconds) == said
 
 
 def test_choices_are_named_by_their_value_and_numbers_by_their_key():
-    chosen = leaderboard.chosen({"growth": "tiny", "pruning.k1": 0.31415, "growth.num_neurons": 4})
+    chosen = words.chosen({"growth": "tiny", "pruning.k1": 0.31415, "growth.num_neurons": 4})
     assert chosen == "tiny, k1 0.314, num_neurons 4"
 
 
@@ -163,7 +164,7 @@ def test_the_last_lines_of_a_sweep_say_with_how_many_seeds(replicated):
         busy=0.5,
         complaint=None,
     )
-    told = "\n".join(commands.closing(result))
+    told = "\n".join(closing(result))
     assert (
         "s  2 trials with 3 seeds each (mean ± standard error): 1 complete, 1 running    60 s, 2 slots"
         in told
@@ -207,4 +208,4 @@ def test_further_objectives_have_errors_too():
     [(6, 4, 0, "6+ 4-"), (6, 4, 1, "6+ 4-"), (18, 11, 3, "6+ 4-"), (1, 2, 3, "0+ 1-")],
 )
 def test_edits_of_several_trainings_are_told_as_their_rounded_mean(grown, pruned, num, told):
-    assert leaderboard.edits_each(grown, pruned, num) == told
+    assert words.edits_each(grown, pruned, num) == told

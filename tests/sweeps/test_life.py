@@ -17,11 +17,12 @@ from sweeps.cli.app import main
 from sweeps.config import compose
 from sweeps.config.settings import SweepConfig
 from sweeps.kept import events
+from sweeps.kept.trials import Outcome, TrialState
 from sweeps.records import disk, retention, tracking_store
 from sweeps.run import lease
 from sweeps.run.heartbeat import Heartbeat
 from sweeps.run.monitor import Stop
-from sweeps.search import Outcome, Study, TrialState, open_storage, study_url
+from sweeps.search import Study, open_storage, study_url
 from sweeps.views import logs
 from sweeps.views.progress import Logged
 
@@ -256,7 +257,7 @@ def test_following_a_replicate_ends_with_its_trial(root, replicated):
 @pytest.mark.parametrize("identity", ["s/5", "s/5/2"])
 def test_following_what_has_ended_does_not_wait_for_its_driver(root, replicated, monkeypatch, identity):
     replicated.write()
-    monkeypatch.setattr("sweeps.cli.manage._live", lambda *_: pytest.fail("the driver was asked for"))
+    monkeypatch.setattr("sweeps.run.manage.live_driver", lambda *_: pytest.fail("the driver was asked for"))
     assert sweeps(root, "logs", identity, "--follow").output.splitlines()[-1].strip() == "complete"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from stand_in import RANDOM, LearningRates
 
+from sweeps.kept.trials import Outcome
 from sweeps.run.monitor import FailureWatch, Stop
-from sweeps.search import Outcome, Study
+from sweeps.search import Study
 
 
 def end(study: Study, watch: FailureWatch, kinds: str) -> None:

@@ -13,8 +13,9 @@ import pytest
 from stand_in import RANDOM, LearningRates
 
 from sweeps.config.settings import NotifyConfig, NotifyEvent
+from sweeps.kept.trials import Outcome
 from sweeps.run.notify import WEBHOOK, BestTeller, Notifier
-from sweeps.search import Outcome, Study
+from sweeps.search import Study
 
 SECRET = "T0/B0/very-secret"
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from local_sweeps import launch, make_config
 from stand_in import SlowStandInTrial
-from test_sweep import launch, make_config
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.records import tracking_store
 
 

@@ -7,11 +7,11 @@ import functools
 import pytest
 
 from sweeps.config import compose
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import WEBHOOK, SweepConfig
 from sweeps.run import sweep
 from sweeps.space.search_space import SearchSpace
-from sweeps.views import plan
+from sweeps.views import plan, tables
 
 
 @functools.cache
@@ -21,7 +21,7 @@ def load(*words: str) -> SweepConfig:
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     config = load(*words)
-    plan.show(plan.render(config, SearchSpace.of(config), "s"))
+    tables.show(plan.render(config, SearchSpace.of(config), "s"))
     return " ".join(capsys.readouterr().out.split())
 
 

@@ -16,7 +16,7 @@ from learner import LearnerEngine, read_state, worth
 from stand_in import RANDOM, Heard, trial_config
 
 from growcore.config import TrialConfig, trial_keys
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import (
     Direction,
     Fidelity,
@@ -28,17 +28,19 @@ from sweeps.config.settings import (
     get_key,
 )
 from sweeps.kept import events
+from sweeps.kept.trials import TrialState
 from sweeps.records import best
-from sweeps.run import starting
 from sweeps.run.attempts import Attempts
 from sweeps.run.searcher import Goal, StudySearcher
-from sweeps.search import Study, TrialState
+from sweeps.search import Study
+from sweeps.space import encoding
 from sweeps.space.search_space import SearchSpace
 from sweeps.stopping import exploitation
 from sweeps.stopping.exploitation import MUTABLE, Member, choose_donor, vary
-from sweeps.stopping.population import Turns
-from sweeps.trial.attempt import Attempt, Job
+from sweeps.stopping.population import Population
+from sweeps.trial.attempt import Attempt
 from sweeps.trial.engine import Engine, Growcore
+from sweeps.trial.job import Job
 from sweeps.views import leaderboard
 
 NUM_EPOCHS = 10
@@ -242,7 +244,7 @@ class Sweep:
         self.order: list[int] = []  # numbers, turn by turn
         self.spreads: list[float] = []  # of the fractions reached, at every turn
         space = SearchSpace(config.space, config.trial.to_dict())
-        self.turns = Turns(config, folder, space, self.study, self.said.append)
+        self.population = Population(config, folder, space, self.study, self.said.append)
         self.searcher = StudySearcher(
             self.study,
             space,
@@ -251,14 +253,14 @@ class Sweep:
             capacity=lambda: num_slots,
             attempts=Attempts(folder, 0, self.said.append),
             listener=Heard(),
-            turns=self.turns,
+            population=self.population,
         )
         self.running: dict[str, Attempt] = {}
         self.count = 0
 
     def job(self, assignment: Any) -> dict[str, Any]:
         self.order.append(assignment.number)
-        reached = [member.reached for member in self.turns._members.values() if not member.has_ended]
+        reached = [member.reached for member in self.population._members.values() if not member.has_ended]
         if len(self.order) > len(self.study.rows()):
             self.spreads.append(max(reached) - min(reached))
         return asdict(
@@ -270,7 +272,7 @@ class Sweep:
                 config=assignment.config,
                 base=self.config.trial.to_dict(),
                 device="cpu",
-                turn=asdict(self.turns.turn(assignment.number)),
+                turn=asdict(self.population.turn(assignment.number)),
             )
         )
 
@@ -361,9 +363,11 @@ def test_a_new_driver_goes_on_with_the_newest_configurations(tmp_path):
     second = Sweep(tmp_path, make_config(), study)
     assert set(second.searcher.adopted) == {n for n, row in before.items() if not row.state.has_ended}
     for number, row in before.items():
-        assert second.turns._members[number].reached == pytest.approx(first.turns._members[number].reached)
-        if number in second.turns._waiting:
-            assert second.turns._waiting[number].config == row.config
+        assert second.population._members[number].reached == pytest.approx(
+            first.population._members[number].reached
+        )
+        if number in second.population._waiting:
+            assert second.population._waiting[number].config == row.config
     second.run()
     rows = study.rows()
     assert [row.state for row in rows] == [TrialState.complete] * 8
@@ -375,13 +379,13 @@ def test_a_take_over_that_was_cut_short_is_finished_or_forgotten(tmp_path):
     study = new_study()
     first = Sweep(tmp_path, make_config(), study)
     taken = []
-    finish = first.turns._take
+    finish = first.population._take
 
     def die(number: int, folder: Path, change: Any) -> None:
         taken.append(number)
         raise KeyboardInterrupt  # after the study knows, before the checkpoint is in place
 
-    first.turns._take = die  # type: ignore[method-assign]
+    first.population._take = die  # type: ignore[method-assign]
     assert finish is not None
     with pytest.raises(KeyboardInterrupt):
         first.run()
@@ -392,7 +396,7 @@ def test_a_take_over_that_was_cut_short_is_finished_or_forgotten(tmp_path):
     second = Sweep(tmp_path, make_config(), study)
     assert not list(tmp_path.glob("*/taken-*"))
     assert len(read_state(tmp_path / str(number))["rates"]) == change.step // 10
-    assert second.turns._members[number].curve == [
+    assert second.population._members[number].curve == [
         (change.donor_fraction, pytest.approx(read_state(tmp_path / str(number))["level"]))
     ]
     second.run()
@@ -451,7 +455,7 @@ def test_a_member_takes_over_a_larger_or_smaller_network_and_trains_it(tmp_path,
     study = new_study(2)
     space = SearchSpace(config.space, config.trial.to_dict())
     for widths, lr in ((bad, 1e-6), (good, 0.1)):
-        study.enqueue(starting.given(space, {"model.widths": widths, "optimizer.lr": lr}))
+        study.enqueue(encoding.given(space, {"model.widths": widths, "optimizer.lr": lr}))
     Sweep(tmp_path, config, study, num_slots=1, engine=Growcore()).run()
     taker, donor = study.rows()
     assert [row.state for row in (taker, donor)] == [TrialState.complete] * 2, (taker.reason, donor.reason)

@@ -10,7 +10,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from growcore.training import Training
-from sweeps.cli.app import FAILED, WRONG_REQUEST, main
+from sweeps.cli.app import main
+from sweeps.cli.command import FAILED, WRONG_REQUEST
 from sweeps.config.compose import load
 from sweeps.views import preflight
 

@@ -8,8 +8,9 @@ import pytest
 from stand_in import RANDOM, LearningRates
 
 from sweeps.kept.budget import Budget
-from sweeps.search import Outcome, Study, study_url
-from sweeps.views.progress import Lines, LiveTable, Tally, describe, progress
+from sweeps.kept.trials import Outcome
+from sweeps.search import Study, study_url
+from sweeps.views.progress import Lines, LiveTable, Tally, describe, display
 
 
 class Terminal(io.StringIO):
@@ -30,7 +31,7 @@ def rows(tmp_path):
 
 def test_a_pipe_gets_one_line_per_event(rows):
     stream = io.StringIO()
-    shown = progress(Budget(num_trials=3), 0, "val/accuracy", True, stream)
+    shown = display(Budget(num_trials=3), 0, "val/accuracy", True, stream)
     assert isinstance(shown, Lines)
     for row in rows:
         shown.started(row.number, row.params, False)
@@ -51,7 +52,7 @@ def test_a_terminal_gets_a_table_and_keeps_a_line_per_ended_trial(rows, monkeypa
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    shown = progress(Budget(num_trials=3), 0, "val/accuracy", True, stream)
+    shown = display(Budget(num_trials=3), 0, "val/accuracy", True, stream)
     assert isinstance(shown, LiveTable)
     shown.started(0, {"optimizer.lr": 0.1}, False)
     report = {"epoch": 1.0, "metrics": {"val/accuracy": 0.25}, "num_grown": 1, "num_pruned": 0}
@@ -93,7 +94,7 @@ def test_a_running_trial_with_several_seeds_shows_its_mean_and_its_error(monkeyp
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    shown = progress(Budget(num_trials=3), 0, "val/accuracy", True, stream)
+    shown = display(Budget(num_trials=3), 0, "val/accuracy", True, stream)
     shown.started(0, {"optimizer.lr": 0.1}, False)
     report = {"epoch": 1.0, "metrics": {"val/accuracy": 0.8}, "num_grown": 6, "num_pruned": 3}
     shown.reported(0, {**report, "replicates": TRAININGS})

@@ -11,7 +11,7 @@ import yaml
 from replicate_folders import Replicated
 from stand_in import trial_config
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.kept import events
 from sweeps.kept.events import EventWriter
 from sweeps.records import projection, tracking_store

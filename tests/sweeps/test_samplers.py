@@ -13,18 +13,10 @@ import pytest
 from stand_in import trial_config
 
 from sweeps.config.compose import options
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import SAMPLERS
-from sweeps.search import (
-    Assignment,
-    Constraint,
-    Goals,
-    Key,
-    Outcome,
-    SamplerSettings,
-    Study,
-    limits,
-)
+from sweeps.kept.trials import Assignment, Outcome
+from sweeps.search import Constraint, Goals, Key, SamplerSettings, Study, limits
 from sweeps.search.samplers import build
 from sweeps.space.search_space import SearchSpace
 

@@ -22,8 +22,8 @@ from sweeps.config.settings import (
 )
 from sweeps.kept import events, replicates
 from sweeps.stopping import schedulers
+from sweeps.stopping.earlier import earlier, note_scale
 from sweeps.stopping.fidelity import EditGrace, Scale
-from sweeps.stopping.reached import earlier, note_scale
 from sweeps.views import plan
 
 STOPPING = (SchedulerName.asha, SchedulerName.hyperband, SchedulerName.median)

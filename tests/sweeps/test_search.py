@@ -9,19 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_in import RANDOM, LearningRates, trial_config
 
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.kept.budget import Budget
-from sweeps.search import (
-    Constraint,
-    Exhausted,
-    Goals,
-    Outcome,
-    SamplerSettings,
-    Study,
-    TrialState,
-    list_studies,
-    study_url,
-)
+from sweeps.kept.trials import Outcome, TrialState
+from sweeps.search import Constraint, Exhausted, Goals, SamplerSettings, Study, list_studies, study_url
 
 SPACE = LearningRates()
 MEMORY = "sqlite://"  # where nothing is loaded again

@@ -10,9 +10,10 @@ from stand_in import RANDOM, Heard, LearningRates
 from sweeps.kept import events
 from sweeps.kept.budget import Budget
 from sweeps.kept.events import EventWriter
+from sweeps.kept.trials import TrialState
 from sweeps.run.attempts import Attempts, Death
 from sweeps.run.searcher import Goal, StudySearcher
-from sweeps.search import Study, TrialState
+from sweeps.search import Study
 
 METRICS = {"metrics/val/accuracy": 0.5, "epoch": 2.0, "step": 20, "num_grown": 1, "num_pruned": 0}
 FINISHED = METRICS | {"ending": "finished"}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from growcore.config import TrialConfig
 from sweeps.config.compose import load
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import SweepConfig
 from sweeps.space.search_space import SearchSpace
 from sweeps.space.value_sources import Given

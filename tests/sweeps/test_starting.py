@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from stand_in import RANDOM
 
 from sweeps.config import compose
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.config.settings import SweepConfig
-from sweeps.run import starting
-from sweeps.search import Assignment, Outcome, SamplerSettings, Study, TrialRow
+from sweeps.kept.trials import Assignment, Outcome, TrialRow
+from sweeps.records.disk import EarlierSweep
+from sweeps.run import checks, warm_start
+from sweeps.search import Goals, SamplerSettings, Study
+from sweeps.space import encoding
 from sweeps.space.search_space import SearchSpace
 
 SPACE = {
@@ -65,8 +68,8 @@ def run(space: SearchSpace, num_trials: int, name: str = "old") -> list[TrialRow
     return study.rows()
 
 
-def source(raw: dict[str, Any] | None = None, num_trials: int = 6) -> starting.Source:
-    return starting.Source(name="old", config=config(raw), rows=run(space_of(raw), num_trials))
+def source(raw: dict[str, Any] | None = None, num_trials: int = 6) -> EarlierSweep:
+    return EarlierSweep(name="old", config=config(raw), rows=run(space_of(raw), num_trials))
 
 
 # Given by hand
@@ -76,14 +79,14 @@ def source(raw: dict[str, Any] | None = None, num_trials: int = 6) -> starting.S
 def test_a_whole_trial_given_by_hand_is_the_trial_that_is_drawn(seed):
     space = space_of()
     (values,) = space.sample(1, seed)
-    drawn = space.decode(starting.given(space, values))
+    drawn = space.decode(encoding.given(space, values))
     assert drawn == pytest.approx(values)
 
 
 def test_keys_left_out_are_drawn_and_those_given_stay():
     space = space_of()
     study = Study.create(MEMORY, "s", RANDOM)
-    study.enqueue(starting.typed(space, ["growth=random", "growth.num_neurons=5", "pruning.k1=0.3"]))
+    study.enqueue(encoding.typed(space, ["growth=random", "growth.num_neurons=5", "pruning.k1=0.3"]))
     asked = study.ask(space)
     assert isinstance(asked, Assignment)
     assert asked.params["growth.num_neurons"] == 5
@@ -106,7 +109,7 @@ def test_keys_left_out_are_drawn_and_those_given_stay():
 )
 def test_what_is_not_of_the_space_is_refused(words, message):
     with pytest.raises(ConfigError, match=message):
-        starting.typed(space_of(), words)
+        encoding.typed(space_of(), words)
 
 
 # Tried first
@@ -115,7 +118,7 @@ def test_what_is_not_of_the_space_is_refused(words, message):
 def test_trials_to_try_first_come_first_and_in_order():
     wanted = config(first=[{"optimizer.lr": 0.5}, {"optimizer.lr": 0.25}])
     study = Study.create(MEMORY, "s", RANDOM)
-    starting.prepare(study, wanted, SearchSpace.of(wanted), [])
+    warm_start.prepare(study, wanted, SearchSpace.of(wanted), [])
     rates = [study.ask(SearchSpace.of(wanted)).params["optimizer.lr"] for _ in range(3)]
     assert rates[:2] == [0.5, 0.25]
     assert rates[2] not in (0.5, 0.25)
@@ -127,7 +130,7 @@ def test_an_exported_trial_is_tried_first(tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "mine.yaml").write_text(yaml.safe_dump(space.apply(values).to_dict()))
     wanted = replace(config(first=["best/mine"]), config_dirs=[str(tmp_path)])
-    (params,) = starting.first(wanted, space)
+    (params,) = encoding.first(wanted, space)
     assert space.decode(params) == pytest.approx(values)
 
 
@@ -136,22 +139,22 @@ def test_a_trial_to_try_first_that_is_not_of_the_space_is_named():
     with pytest.raises(
         ConfigError, match=r"search\.first, \{'optimizer\.lr': 7\}: optimizer\.lr=7 lies outside"
     ):
-        starting.check(wanted, SearchSpace.of(wanted))
+        checks.check_search(wanted, SearchSpace.of(wanted))
 
 
 def test_an_unknown_exported_trial_is_refused():
     wanted = config(first=["best/nobody"])
     with pytest.raises(ConfigError, match=r"search\.first, best/nobody: There is no best=nobody"):
-        starting.check(wanted, SearchSpace.of(wanted))
+        checks.check_search(wanted, SearchSpace.of(wanted))
 
 
 # Earlier sweeps
 
 
-def new_study(wanted: SweepConfig, *sources: starting.Source) -> tuple[Study, list[str]]:
+def new_study(wanted: SweepConfig, *sources: EarlierSweep) -> tuple[Study, list[str]]:
     how = SamplerSettings(options={"n_startup_trials": 3})
-    study = Study.create(MEMORY, "new", how, goals=starting.goals(wanted.search))
-    return study, starting.prepare(study, wanted, SearchSpace.of(wanted), sources)
+    study = Study.create(MEMORY, "new", how, goals=Goals.of(wanted.search))
+    return study, warm_start.prepare(study, wanted, SearchSpace.of(wanted), sources)
 
 
 def test_the_sampler_knows_what_an_earlier_sweep_found():
@@ -175,9 +178,9 @@ def test_preparing_twice_changes_nothing():
     wanted, old = config(first=[{"optimizer.lr": 0.5}]), source()
     study, _ = new_study(wanted, old)
     num = len(study._study.trials)
-    assert starting.prepare(study, wanted, SearchSpace.of(wanted), [old]) == []
+    assert warm_start.prepare(study, wanted, SearchSpace.of(wanted), [old]) == []
     study._study.set_user_attr("prepared", False)  # the driver died before it noted that it was done
-    starting.prepare(study, wanted, SearchSpace.of(wanted), [old])
+    warm_start.prepare(study, wanted, SearchSpace.of(wanted), [old])
     assert len(study._study.trials) == num
 
 

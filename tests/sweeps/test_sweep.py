@@ -17,14 +17,13 @@ from local_sweeps import launch, make_config, read_runs
 from stand_in import SlowStandInTrial, StandInTrial, accuracy_of
 
 from sweeps.config import compose
-from sweeps.config.schema import ConfigError
+from sweeps.config.errors import ConfigError
 from sweeps.kept import events
+from sweeps.kept.trials import TrialState
 from sweeps.records import tracking_store
 from sweeps.run import sweep
-from sweeps.run.sweep import Result
-from sweeps.search import TrialState
+from sweeps.run.result import Result
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 
 
@@ -230,7 +229,7 @@ def test_four_real_trials_are_read_back_from_mlflow_and_from_the_study(tmp_path)
 _DRIVER = """
 from pathlib import Path
 from stand_in import SlowStandInTrial
-from test_sweep import launch, make_config
+from local_sweeps import launch, make_config
 from sweeps.run import sweep
 root = Path({root!r})
 if (root / "killed" / "plan.yaml").exists():

@@ -13,8 +13,9 @@ from growcore.training import Training
 from sweeps.kept import events
 from sweeps.kept.endings import Ending
 from sweeps.trial import replicate
-from sweeps.trial.attempt import Attempt, Job
+from sweeps.trial.attempt import Attempt
 from sweeps.trial.engine import Growcore
+from sweeps.trial.job import Job
 from sweeps.trial.worker import SweepTrial
 
 

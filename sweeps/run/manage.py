@@ -1,20 +1,18 @@
-"""Commands over the life of a sweep, each an iterator of the lines it prints: stop, logs, rm, gc."""
+"""What is done to sweeps that are there: listed, stopped, removed, freed of checkpoints."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
-from sweeps.cli.commands import root_option
-from sweeps.config.schema import ConfigError
-from sweeps.kept import events, replicates
+from sweeps.kept import events
+from sweeps.kept.trials import StudyRow
 from sweeps.records import disk, retention, tracking_store
 from sweeps.run import lease
 from sweeps.search import delete_study, list_studies, study_url
-from sweeps.views import logs
+from sweeps.views import command_line
 
 _POLL_SECONDS = 0.5
 _REMIND_SECONDS = 10.0
@@ -24,8 +22,8 @@ def stop(root: Path, name: str) -> Iterator[str]:
     """Ask a sweep's driver, wherever it runs, to stop as one Ctrl-C does, and wait until it has."""
     disk.read_plan(root, name)
     url = study_url(root)
-    resume = f"sweeps resume {name}{root_option(root.absolute())}"
-    asked = _live(root, name)
+    resume = command_line.resume(root.absolute(), name)
+    asked = live_driver(root, name)
     if asked is None or not lease.ask_to_stop(url, name, asked):
         yield f"{name} is not running. To continue it: {resume}"
         return
@@ -40,57 +38,6 @@ def stop(root: Path, name: str) -> Iterator[str]:
             yield f"still stopping; its last sign of life is {found.age:.0f} s old"
         time.sleep(_POLL_SECONDS)
     yield f"{name} has stopped. To continue it: {resume}"
-
-
-def show_logs(root: Path, identity: str, follow: bool, as_json: bool) -> Iterator[str]:
-    """What the drivers of SWEEP said, or what happened in SWEEP/NUMBER or SWEEP/NUMBER/REPLICATE."""
-    name, _, number = identity.partition("/")
-    metric = disk.read_config(root, name).search.metric
-    folder = _trial_folder(root / name, number) if number else None
-    trial = root / name / number.split("/")[0]
-
-    def read() -> Iterator[str]:
-        if as_json:
-            return logs.raw(root / name, folder)
-        if folder is None:
-            return logs.of_sweep(root, name)
-        return chain(_where_replicates_log(root, folder), logs.of_trial(folder, trial, metric))
-
-    def is_over() -> bool:
-        if folder is not None and (trial / events.OUTCOME).exists():
-            return True
-        return _live(root, name) is None
-
-    return logs.follow(read, is_over) if follow else read()
-
-
-def _trial_folder(sweep: Path, number: str) -> Path:
-    folder = sweep / number
-    words = number.split("/")
-    if len(words) > 2 or not all(word.isdigit() for word in words) or not (sweep / words[0]).is_dir():
-        numbers = sorted(int(path.name) for path in sweep.iterdir() if path.name.isdigit())
-        raise ConfigError(f"{sweep.name} has no trial {number}. Its trials: {_span(numbers) or 'none yet'}.")
-    if not folder.is_dir():
-        indices = [int(path.name) for path in replicates.found(folder.parent)]
-        known = _span(indices) or "none, as it is trained once"
-        raise ConfigError(f"{sweep.name}/{words[0]} has no replicate {words[1]}. Its replicates: {known}.")
-    return folder
-
-
-def _span(numbers: Sequence[int]) -> str:
-    return f"{numbers[0]} to {numbers[-1]}" if numbers else ""
-
-
-def _where_replicates_log(root: Path, folder: Path) -> list[str]:
-    """What stands above the log of a trial whose events are means."""
-    found = [path.relative_to(root).as_posix() for path in replicates.found(folder)]
-    if not found:
-        return []
-    command = f"sweeps logs {found[0]}{root_option(root.absolute())}"
-    return [
-        f"{logs.UNDATED}means over {len(found)} seeds, ± standard error; each has a log of its own, "
-        f"{found[0]} to {found[-1]}: {command}"
-    ]
 
 
 def remove(root: Path, name: str, keep_records: bool, confirm: Callable[[str], bool]) -> Iterator[str]:
@@ -138,7 +85,7 @@ def _remove_folder(folder: Path) -> None:
 def collect(root: Path, names: Sequence[str], keep: int, dry_run: bool) -> Iterator[str]:
     """Remove checkpoints that nobody needs, of these sweeps or of all."""
     total = 0
-    for name in names or _names(root):
+    for name in names or [row.name for row, _ in every_sweep(root)]:
         study = disk.open_study(root, name)
         freed = retention.collect(study, root / name, keep, dry_run)
         total += freed
@@ -148,13 +95,28 @@ def collect(root: Path, names: Sequence[str], keep: int, dry_run: bool) -> Itera
     yield "trials that have not ended"
 
 
-def _names(root: Path) -> list[str]:
+def every_sweep(root: Path) -> list[tuple[StudyRow, str]]:
+    """Every sweep under a storage root, oldest first, and its status: running on HOST, complete, interrupted
+    or failed.
+    """
     if not (root / "optuna.db").is_file():
         return []
-    return [row.name for row in list_studies(study_url(root))]
+    url = study_url(root)
+    rows, holders = list_studies(url), lease.holders(url)
+    return [(row, _status(root / row.name, row, holders.get(row.name))) for row in rows]
 
 
-def _live(root: Path, name: str) -> lease.Holder | None:
+def _status(folder: Path, row: StudyRow, holder: lease.Holder | None) -> str:
+    if holder is not None and holder.is_live:
+        return f"running on {holder.host}"
+    noted = events.read_json(folder / events.OUTCOME) or {}
+    if noted.get("status") == "failed" or (row.is_over and row.best is None):
+        return "failed"
+    return "complete" if row.is_over else "interrupted"
+
+
+def live_driver(root: Path, name: str) -> lease.Holder | None:
+    """Who runs a sweep; None where nobody does."""
     if not (root / "optuna.db").is_file():
         return None
     found = lease.holder(study_url(root), name)

@@ -1,5 +1,5 @@
-"""What trials have reached, read from their folders: of one that runs, as the study hears of it when it ends,
-and of all that reported to an earlier driver, whose scheduler is gone.
+"""What trials reported to earlier drivers, whose schedulers are gone: read from the run folder, as Tune would
+bring it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 from sweeps.kept import events, replicates
 from sweeps.kept.endings import Ending
-from sweeps.search import Outcome
 from sweeps.stopping.fidelity import METRICS
 
 _SCALE = "scale.json"  # in the sweep's folder: what a full trial takes, which only workers can tell
@@ -43,26 +42,3 @@ def _results(trial: Path, scale: Mapping[str, Any]) -> Iterator[tuple[float, dic
         result |= {"epoch": report["epoch"], "num_grown": kinds["grow"], **scale}
         result |= {"num_pruned": kinds["prune"] + kinds["remove"]}
         yield report["time"], result | {"ending": Ending.finished.value if report["finished"] else None}
-
-
-def reached(folder: Path) -> Outcome | None:
-    """The newest report of a trial and its edits until then; None before its first report.
-
-    Replicates may be ahead of the newest mean: what they did beyond it is left out.
-    """
-    told = events.reports(folder)
-    if not told:
-        return None
-    newest = told[-1]
-    reports = [events.reports(each) for each in replicates.found(folder)] or [told]
-    level = [[report for report in each if report["step"] <= newest["step"]] for each in reports]
-    edits = Counter(edit["kind"] for each in level for report in each for edit in report["edits"])
-    metrics = [each[-1]["metrics"] for each in level if each]
-    return Outcome(
-        metrics=newest["metrics"],
-        step=newest["step"],
-        epoch=newest["epoch"],
-        num_grown=edits["grow"],
-        num_pruned=edits["prune"] + edits["remove"],
-        replicates=metrics if len(metrics) > 1 else [],
-    )

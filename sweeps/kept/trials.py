@@ -1,12 +1,11 @@
-"""What a study hands out and gives back: plain values, no Optuna."""
+"""Trials and sweeps as plain values: what a study hands out and gives back, and what records are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from sweeps.kept.replicates import standard_errors
 
@@ -28,32 +27,6 @@ class TrialState(StrEnum):
     def has_ended(self) -> bool:
         """Whether nothing of the trial is left to run."""
         return self not in (TrialState.waiting, TrialState.running)
-
-
-class Space(Protocol):
-    """What a study needs of a search space (see `sweeps.space.search_space.SearchSpace`)."""
-
-    def suggest(self, trial: Any) -> dict[str, Any]:
-        """Parameters drawn through `trial.suggest_float`, `suggest_int` and `suggest_categorical`."""
-
-    def overrides(self, params: dict[str, Any]) -> list[str]:
-        """The same parameters as command-line overrides."""
-
-    def apply(self, params: dict[str, Any]) -> Any:
-        """The TrialConfig these parameters give; raises ValueError where they contradict each other."""
-
-
-class Exhausted(Exception):
-    """The space seems to hold no configuration that was not run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplerSettings:
-    """What chooses parameters: equal settings and the same order of asks and tells give equal parameters."""
-
-    name: str = "tpe"  # a short name, or a class of optuna.samplers
-    seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)  # arguments of that class
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
