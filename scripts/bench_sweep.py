@@ -227,8 +227,9 @@ class Unheard:
 def search_service(most: int) -> Values:
     """Our searcher, its study in SQLite."""
     from sweeps.run.attempts import Attempts
-    from sweeps.run.searcher import METRICS, Goal, StudySearcher
+    from sweeps.run.searcher import Goal, StudySearcher
     from sweeps.search import SamplerSettings, Study, study_url
+    from sweeps.stopping.fidelity import METRICS
 
     space = SearchSpace.of(compose.load(["space=demo"]))
     result = {f"{METRICS}/{key}": value for key, value in metrics(1).items()}

@@ -231,7 +231,7 @@ def _known_key(key: str) -> str:
 
 
 def read_value(word: str) -> Any:
-    """The value in KEY=VALUE by Hydra's grammar, as in `[8,8]` or `null`; the inverse of `space.quote`.
+    """The value in KEY=VALUE by Hydra's grammar, as in `[8,8]` or `null`; the inverse of `quoting.quote`.
 
     Raises:
         ConfigError: it cannot be read, or gives several values.

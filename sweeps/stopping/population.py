@@ -52,7 +52,7 @@ class Population:
     """Who trains next, and from where.
 
     Args:
-        config: of the sweep; checked by `population.check`.
+        config: of the sweep; checked by `exploitation.check`.
         folder: of the sweep.
         space: of the sweep.
         study: is told of every change.

@@ -21,7 +21,7 @@ from sweeps.space.search_space import SearchSpace
 from sweeps.space.value_sources import Given
 
 SPACES = sorted(
-    p.stem for p in (Path(__file__).parents[2] / "conf" / "space").glob("*.yaml") if p.stem != "none"
+    p.stem for p in (Path(__file__).parents[3] / "conf" / "space").glob("*.yaml") if p.stem != "none"
 )
 BASE = load(["space=none"]).trial.to_dict()
 

@@ -25,7 +25,7 @@ TWO = Goals(objectives={"val/accuracy": "maximize", "model/parameters": "minimiz
 NUMBERS = [Key("a"), Key("b")]
 MIXED = [*NUMBERS, Key("c", is_choice=True, is_finite=True), Key("d", is_conditional=True)]
 MEMORY = "sqlite://"  # a database of its own for each study
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 HAS_CMAES = importlib.util.find_spec("cmaes") is not None
 
 
@@ -108,7 +108,8 @@ def test_grouped_suggestions_do_not_depend_on_the_order_of_hashes():
     )
 
     def run(seed: str) -> str:
-        paths = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[2])))
+        here, helpers, _, repository = Path(__file__).parents[:4]
+        paths = os.pathsep.join(map(str, (here, helpers, repository)))
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         return done.stdout or done.stderr

@@ -16,7 +16,7 @@ from sweeps.config.compose import load
 from sweeps.config.errors import ConfigError
 from sweeps.config.settings import GROUPS, TRIAL_GROUPS, SweepConfig, sweep_keys
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 PARTS = {
     "data": growcore.config.DataConfig,
     "model": growcore.config.ModelConfig,

@@ -18,7 +18,7 @@ from sweeps.config.compose import folders, load, options, read_best, read_value,
 from sweeps.config.errors import ConfigError
 from sweeps.config.quoting import quote
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def write(path: Path, text: str) -> Path:
