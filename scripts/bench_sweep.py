@@ -27,10 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import compose, events
-from sweeps.leaderboard import columns
-from sweeps.space import SearchSpace
-from sweeps.trial import SweepTrial
+from sweeps.config import compose
+from sweeps.kept import events
+from sweeps.space.search_space import SearchSpace
+from sweeps.trial.worker import SweepTrial
+from sweeps.views.tables import columns
 
 NUM_SLOTS = 2
 NUM_REPORTS = 5  # of a trial
@@ -117,7 +118,7 @@ class StubTrial(SweepTrial):
 
 def run_service(num_trials: int, seconds: float) -> Values:
     """A whole sweep of ours: study in SQLite, run folder, records."""
-    from sweeps import sweep
+    from sweeps.run import sweep
 
     StubTrial.engine.seconds = seconds
     with tempfile.TemporaryDirectory() as root, redirect_stdout(sys.stderr):
@@ -225,9 +226,10 @@ class Unheard:
 
 def search_service(most: int) -> Values:
     """Our searcher, its study in SQLite."""
-    from sweeps.attempts import Attempts
+    from sweeps.run.attempts import Attempts
+    from sweeps.run.searcher import Goal, StudySearcher
     from sweeps.search import SamplerSettings, Study, study_url
-    from sweeps.searcher import METRICS, Goal, StudySearcher
+    from sweeps.stopping.fidelity import METRICS
 
     space = SearchSpace.of(compose.load(["space=demo"]))
     result = {f"{METRICS}/{key}": value for key, value in metrics(1).items()}
@@ -326,7 +328,7 @@ def mlflow_server(root: str) -> Iterator[str]:
 
 def record_service() -> Values:
     """Reports a second from a run folder to the server, creating and closing runs included."""
-    from sweeps import records, stores
+    from sweeps.records import projection, tracking_store
 
     num_trials, num_reports = RECORDED
     with tempfile.TemporaryDirectory() as root, mlflow_server(root) as url:
@@ -337,7 +339,7 @@ def record_service() -> Values:
         (folder / "plan.yaml").write_text("bench\n")
         for number in range(num_trials):
             write_trial(folder / str(number), number, config.trial.to_dict(), num_reports)
-        projector = records.Projector(stores.open_tracking(url, "bench", Path(root)), folder, plan)
+        projector = projection.Projector(tracking_store.open_tracking(url, "bench", Path(root)), folder, plan)
         began = time.perf_counter()
         projector.project()
         return {"reports": num_trials * num_reports / (time.perf_counter() - began)}

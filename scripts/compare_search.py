@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import sweep
-from sweeps.compose import load
-from sweeps.search import TrialRow, TrialState
+from sweeps.config.compose import load
+from sweeps.kept.trials import TrialRow, TrialState
+from sweeps.run import sweep
 
 CHANCE = 0.1  # ten classes
 LEAST, MOST = 1e2, 1e5  # parameters

@@ -1,6 +1,6 @@
 """`python -m sweeps` is the command `sweeps`."""
 
-from sweeps.cli import main
+from sweeps.cli.app import main
 
 if __name__ == "__main__":
     main(prog_name="sweeps")

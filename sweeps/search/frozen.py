@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweeps.search.rows import Assignment, Change, Outcome, TrialRow, TrialState
+from sweeps.kept.trials import Assignment, Change, Outcome, TrialRow, TrialState
 
 # User attributes of trials that are not the sweep's own: where it comes from, or whom it repeats
 EARLIER, DUPLICATE = "earlier", "duplicate"

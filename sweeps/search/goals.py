@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
-from sweeps.schema import ConfigError
+from sweeps.config.errors import ConfigError
+from sweeps.config.settings import SearchConfig
 
 _LIMIT = re.compile(r"(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 
@@ -49,6 +51,15 @@ class Goals:
 
     objectives: Mapping[str, str] = field(default_factory=lambda: {"val/accuracy": "maximize"})
     constraints: tuple[Constraint, ...] = ()
+
+    @classmethod
+    def of(cls, search: SearchConfig) -> Self:
+        """What a configuration asks for; ConfigError where a constraint cannot be read."""
+        further = {key: direction.value for key, direction in search.further_objectives.items()}
+        return cls(
+            objectives={search.metric: search.direction.value, **further},
+            constraints=tuple(Constraint.read(key, text) for key, text in search.constraints.items()),
+        )
 
     @property
     def metric(self) -> str:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import optuna
 
-from sweeps.search.rows import StudyRow
+from sweeps.kept.trials import StudyRow
 from sweeps.search.storage import open_storage
 from sweeps.search.study import Study
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sweeps.kept.trials import TrialRow, TrialState
 from sweeps.search.goals import Goals
-from sweeps.search.rows import TrialRow, TrialState
 
 
 def front(rows: Sequence[TrialRow], goals: Goals) -> list[TrialRow]:

@@ -6,16 +6,15 @@ import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import optuna
 
 from growcore.config import suggest_name
-from sweeps.config import SAMPLERS
-from sweeps.schema import ConfigError
+from sweeps.config.errors import ConfigError
+from sweeps.config.settings import SAMPLERS, SearchConfig
 from sweeps.search.goals import Goals
-from sweeps.search.rows import SamplerSettings
 
 _RESEED = 1_000_003  # a prime: seeds of consecutive resumes never meet those of neighbouring sweeps
 _OURS = ("seed", "multivariate", "group", "warn_independent_sampling", "warn_asynchronous_seeding")
@@ -30,6 +29,20 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "None": (type(None),),
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerSettings:
+    """What chooses parameters: equal settings and the same order of asks and tells give equal parameters."""
+
+    name: str = "tpe"  # a short name, or a class of optuna.samplers
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)  # arguments of that class
+
+    @classmethod
+    def of(cls, search: SearchConfig) -> Self:
+        """What a configuration asks for."""
+        return cls(name=search.sampler, seed=search.seed, options=search.options)
 
 
 @dataclass(frozen=True, slots=True)

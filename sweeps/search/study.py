@@ -9,45 +9,33 @@ and suggestions that repeated a configuration. Rows, ranks and the budget leave 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweeps.budget import Budget, Spent, ended_by
-from sweeps.schema import ConfigError
-from sweeps.search import ranking
+from sweeps.config.errors import ConfigError
+from sweeps.kept.budget import Budget, Spent, ended_by
+from sweeps.kept.trials import Assignment, Change, Outcome, StudyRow, TrialRow, TrialState
+from sweeps.search import attributes, ranking
+from sweeps.search.asking import Exhausted, Space
+from sweeps.search.duplicates import Configurations, tell_duplicate
 from sweeps.search.frozen import (
     CHANGES,
-    DUPLICATE,
     EARLIER,
     as_changed,
     is_foreign,
     read_changes,
-    read_given,
     read_row,
 )
-from sweeps.search.goals import Constraint, Goals
-from sweeps.search.rows import (
-    Assignment,
-    Change,
-    Exhausted,
-    Outcome,
-    SamplerSettings,
-    Space,
-    StudyRow,
-    TrialRow,
-    TrialState,
-)
-from sweeps.search.samplers import build
+from sweeps.search.goals import Goals
+from sweeps.search.samplers import SamplerSettings, build
 from sweeps.search.storage import open_storage
 
-FORMAT = 1  # of the user attributes written here
 MAX_REDRAWS = 8  # draws in place of repeated configurations: so many from the sampler, then as many random
 
 _DEFAULT = SamplerSettings()
@@ -66,16 +54,9 @@ class Study:
     def __init__(self, study: optuna.Study, settings: SamplerSettings = _DEFAULT) -> None:
         self._study = study
         self._settings = settings
-        attrs = study.user_attrs
-        self.goals = Goals(
-            objectives={
-                key: direction.name.lower()
-                for key, direction in zip(attrs["objectives"], study.directions, strict=True)
-            },
-            constraints=tuple(Constraint.read(metric, text) for metric, text in attrs["constraints"]),
-        )
+        self.goals = attributes.read_goals(study)
         self._foreign: set[int] | None = None  # numbers that are not the sweep's own, once counted
-        self._known: dict[str, int] | None = None  # configuration -> the number that has it
+        self._configurations = Configurations(study)
 
     @classmethod
     def create(
@@ -114,10 +95,9 @@ class Study:
                 f"The sweep '{name}' already exists in {url}. Continue it with `sweeps resume {name}`, "
                 f"or choose another name: sweep.name=NAME."
             ) from None
-        constraints = [[c.metric, f"{c.operator} {c.limit!r}"] for c in goals.constraints]
         given = Budget(num_trials=budget) if isinstance(budget, int) else budget
-        _set(study, format=FORMAT, objectives=list(goals.objectives), constraints=constraints)
-        _set(study, budget=given.to_dict())
+        attributes.note_goals(study, goals)
+        attributes.note(study, budget=given.to_dict())
         return cls(study, sampler)
 
     @classmethod
@@ -159,8 +139,7 @@ class Study:
     @property
     def budget(self) -> Budget:
         """What the sweep may spend; read anew each time, as others may extend a running sweep."""
-        noted = self._study.user_attrs["budget"]
-        return Budget(num_trials=noted) if isinstance(noted, int) else Budget(**noted)  # older: trials alone
+        return attributes.read_budget(self._study)
 
     def set_budget(self, budget: Budget) -> None:
         """Let the sweep spend so much in all.
@@ -173,7 +152,7 @@ class Study:
                 f"{self.name} has handed out {self.num_asked()} trials, so {budget.num_trials} are too few. "
                 "To add some: --trials +20."
             )
-        _set(self._study, budget=budget.to_dict())
+        attributes.note(self._study, budget=budget.to_dict())
 
     @property
     def spent(self) -> Spent:
@@ -183,7 +162,7 @@ class Study:
 
     def note_spent(self, spent: Spent) -> None:
         """Keep what was spent; the number of trials is the study's own to count."""
-        _set(self._study, spent=spent.to_dict())
+        attributes.note(self._study, spent=spent.to_dict())
 
     @property
     def ended_by(self) -> str | None:
@@ -217,7 +196,7 @@ class Study:
 
     def prepared(self) -> None:
         """Note that everything the search starts from is in the study."""
-        _set(self._study, prepared=True)
+        attributes.note(self._study, prepared=True)
 
     def add_earlier(self, source: str, space: Space, params: Mapping[str, Any], row: TrialRow) -> None:
         """Let the sampler know a complete trial of another sweep; adding it twice changes nothing.
@@ -264,12 +243,12 @@ class Study:
             Exhausted: suggestions keep repeating configurations.
         """
         for draw in range(2 * MAX_REDRAWS):
-            with self._sampling_at_random() if draw >= MAX_REDRAWS else self._sampling():
+            with self._sampling_at_random() if draw >= MAX_REDRAWS else nullcontext():
                 trial = self._study.ask()
                 found = self._assign(trial, space)
             if isinstance(found, TrialRow):
                 return found
-            earlier = self._configurations().setdefault(_fingerprint(found.config), trial.number)
+            earlier = self._configurations.first_with(found.config, trial.number)
             if earlier == trial.number:
                 return found
             self._tell_duplicate(trial, earlier)
@@ -288,16 +267,12 @@ class Study:
             found = self._assign(trial, space)
             if isinstance(found, TrialRow):
                 continue
-            earlier = self._configurations().setdefault(_fingerprint(found.config), found.number)
+            earlier = self._configurations.first_with(found.config, found.number)
             if earlier < found.number:  # it also may die before it says so
                 self._tell_duplicate(trial, earlier)
             else:
                 kept.append(as_changed(found, read_changes(frozen)))
         return kept
-
-    @contextmanager
-    def _sampling(self) -> Iterator[None]:
-        yield
 
     @contextmanager
     def _sampling_at_random(self) -> Iterator[None]:
@@ -321,29 +296,9 @@ class Study:
         trial.set_user_attr("given", json.dumps(given))
         return Assignment(number=trial.number, **given)
 
-    def _configurations(self) -> dict[str, int]:
-        if self._known is None:
-            self._known = {}
-            for trial in self._study.get_trials(deepcopy=False):
-                if not is_foreign(trial) and (config := read_given(trial).get("config")):
-                    self._known.setdefault(_fingerprint(config), trial.number)
-        return self._known
-
     def _tell_duplicate(self, trial: optuna.trial.Trial, earlier: int) -> None:
-        """End a trial whose configuration another trial has: the sampler is told that one's result again."""
-        trial.set_user_attr(DUPLICATE, earlier)
         self._not_own().add(trial.number)
-        known = self._frozen(earlier)
-        for key, violation in known.constraints.items():
-            trial.set_constraint(key, violation)
-        for step, value in known.intermediate_values.items():
-            trial.report(value, step)
-        if known.state is optuna.trial.TrialState.COMPLETE:
-            self._study.tell(trial, values=known.values)
-        elif known.state is optuna.trial.TrialState.PRUNED:
-            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        tell_duplicate(self._study, trial, self._frozen(earlier))
 
     # Tell
 
@@ -452,12 +407,3 @@ class Study:
             budget=self.budget.num_trials,
             is_over=self.is_over,
         )
-
-
-def _set(study: optuna.Study, **attrs: Any) -> None:
-    for key, value in attrs.items():
-        study.set_user_attr(key, value)
-
-
-def _fingerprint(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

@@ -1,13 +1,9 @@
 """One trial on one worker: build it, iterate growcore's training, report, checkpoint; sort failures.
 
-From the worker inwards: `worker` is Ray Tune's handle, `attempt` one worker's work on a trial, `replicate`
-one training of it, `engine` what trains.
+worker     Ray Tune's handle
+job        what a worker is told
+attempt    one worker's work on a trial
+replicate  one training of it
+engine     what trains
+alone      a training in this process, without a sweep
 """
-
-from __future__ import annotations
-
-from sweeps.trial.attempt import Attempt, Job
-from sweeps.trial.engine import Engine, Growcore
-from sweeps.trial.worker import SweepTrial
-
-__all__ = ["Attempt", "Engine", "Growcore", "Job", "SweepTrial"]

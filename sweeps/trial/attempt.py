@@ -1,8 +1,8 @@
 """One worker's work on one trial: its trainings side by side, reported together, until something ends it.
 
 A worker process is reused for one trial after another, so it imports torch and loads its data once. What
-happened goes to the trial's folder first (`sweeps.events`) and to the driver second: an outage of anything
-else loses nothing. A trial whose folder already holds checkpoints continues from them.
+happened goes to the trial's folder first (`sweeps.kept.events`) and to the driver second: an outage of
+anything else loses nothing. A trial whose folder already holds checkpoints continues from them.
 
 The replicates of a configuration are trained in turns, epoch by epoch of their reports, so that whoever
 judges the configuration early judges the mean of all of them at the same fidelity.
@@ -14,41 +14,19 @@ import os
 import traceback
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from growcore.config import TrialConfig
 from growcore.training.report import TrialFailed, TrialInfeasible
-from sweeps import replicates
-from sweeps.endings import Ending
-from sweeps.events import EventWriter, Unrecorded
-from sweeps.fidelity import Turn
+from sweeps.kept import replicates
+from sweeps.kept.endings import Ending
+from sweeps.kept.events import EventWriter, Unrecorded
 from sweeps.trial.engine import Engine
+from sweeps.trial.job import Job, Turn
 from sweeps.trial.replicate import Replicate
 
 _SECONDS = "cost/wall_seconds"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """What a worker is told: plain values only."""
-
-    sweep: str
-    number: int
-    folder: str  # absolute, of this trial
-    workdir: str  # where the sweep was launched: relative paths of a configuration start here
-    config: dict[str, Any]  # TrialConfig.to_dict()
-    base: dict[str, Any]  # the sweep's trial before anything is searched; gives the scale of train FLOPs
-    device: str  # "cpu" or "cuda"
-    turn: dict[str, Any] | None = None  # a sweeps.fidelity.Turn; None: the trial trains to its end
-    num_replicates: int = 1
-    trial_seconds: float | None = None  # training after which it is stopped
-    hang_seconds: float | None = None  # without a report, after which its worker is ended
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; `Job(**values)` reads them back."""
-        return asdict(self)
 
 
 class Attempt:

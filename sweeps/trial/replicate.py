@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from growcore.config import TrialConfig
-from sweeps.events import EventWriter, Unrecorded, edits, reports
+from sweeps.kept.events import EventWriter, Unrecorded, edits, reports
 from sweeps.trial.engine import Engine
 
 CHECKPOINT_SECONDS = 5.0  # training that may be lost when a worker dies

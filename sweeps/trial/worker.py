@@ -14,10 +14,11 @@ from typing import Any
 import ray
 from ray import tune
 
-from sweeps.endings import Ending
-from sweeps.events import HUNG
-from sweeps.trial.attempt import Attempt, Job
+from sweeps.kept.endings import Ending
+from sweeps.kept.events import HUNG
+from sweeps.trial.attempt import Attempt
 from sweeps.trial.engine import Engine, Growcore
+from sweeps.trial.job import Job
 
 
 class SweepTrial(tune.Trainable):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import cluster
-from sweeps.config import ClusterConfig
+from sweeps.cluster import connection
+from sweeps.config.settings import ClusterConfig
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +22,5 @@ def python_path() -> str:
 def ray_here(python_path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", python_path)
-        with cluster.connected(ClusterConfig(cpus_per_trial=0.5)):
+        with connection.connected(ClusterConfig(cpus_per_trial=0.5)):
             yield

@@ -9,7 +9,8 @@ from pathlib import Path
 from stand_in import StandIn, StandInTraining
 
 from growcore.config import TrialConfig
-from sweeps.trial import SweepTrial, replicate
+from sweeps.trial import replicate
+from sweeps.trial.worker import SweepTrial
 
 HANGS_ONCE, HANGS, CRASHES_ONCE, CRASHES = 0.51, 0.52, 0.53, 0.54
 EPOCH = 3

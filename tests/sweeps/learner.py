@@ -11,7 +11,7 @@ from typing import Any
 from stand_in import StandInReport
 
 from growcore.config import TrialConfig
-from sweeps.trial import SweepTrial
+from sweeps.trial.worker import SweepTrial
 
 
 class Learner:

@@ -8,9 +8,11 @@ from pathlib import Path
 import yaml
 from stand_in import StandInTrial
 
-from sweeps import compose, stores, sweep
-from sweeps.config import SweepConfig, set_key
-from sweeps.sweep import Result
+from sweeps.config import compose
+from sweeps.config.settings import SweepConfig, set_key
+from sweeps.records import tracking_store
+from sweeps.run import sweep
+from sweeps.run.result import Result
 
 
 @functools.cache
@@ -36,7 +38,7 @@ def launch(config: SweepConfig, trainable=StandInTrial) -> Result:
 def read_runs(root: Path, name: str) -> dict[str, object]:
     from mlflow.tracking import MlflowClient
 
-    tracking = stores.open_tracking(stores.default_uri(root), "growsweep", root)
+    tracking = tracking_store.open_tracking(tracking_store.default_uri(root), "growsweep", root)
     client = MlflowClient(tracking.uri)
     found = client.search_runs([tracking.experiment_id], f"tags.`growsweep.sweep` = '{name}'")
     return {run.data.tags["growsweep.id"]: run for run in found}

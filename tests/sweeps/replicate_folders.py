@@ -10,8 +10,8 @@ from typing import Any
 
 from stand_in import trial_config
 
-from sweeps import events, replicates
-from sweeps.search import Outcome
+from sweeps.kept import events, replicates
+from sweeps.kept.trials import Outcome
 
 _CLOCK = itertools.count(1_700_000_000)
 FLOPS = 1e6  # of an epoch of replicate 0; replicate 1 takes twice as many, and so on

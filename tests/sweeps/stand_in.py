@@ -11,8 +11,9 @@ from typing import Any
 
 from growcore.config import DataConfig, ModelConfig, OptimizerConfig, TrainingConfig, TrialConfig
 from growcore.training.report import TrialFailed
-from sweeps.search import SamplerSettings, TrialRow
-from sweeps.trial import SweepTrial
+from sweeps.kept.trials import TrialRow
+from sweeps.search import SamplerSettings
+from sweeps.trial.worker import SweepTrial
 
 RANDOM = SamplerSettings(name="random", seed=1)
 

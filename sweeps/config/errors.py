@@ -1,0 +1,23 @@
+"""The error of a wrong request, and the hint it gives."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+class ConfigError(ValueError):
+    """The request was wrong: the message names the key, the value and the fix (exit code 2)."""
+
+
+def suggest_key(key: str, known: Sequence[str]) -> str:
+    """A hint for an unknown dotted key: the closest of its part, else its part's keys, else all parts."""
+    part, _, name = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if part and k.startswith(f"{part}.")}
+    if close := difflib.get_close_matches(name, siblings, n=1):
+        return f"Did you mean '{siblings[close[0]]}'?"
+    if siblings:
+        return f"Known: {', '.join(siblings.values())}."
+    if close := difflib.get_close_matches(key, known, n=1):
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(dict.fromkeys(k.partition('.')[0] for k in known))}."

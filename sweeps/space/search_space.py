@@ -1,0 +1,348 @@
+"""What is searched: dotted trial keys and whole groups to distributions, checked before anything starts.
+
+`suggest` asks a sampler for the values of one trial, in an order in which every bound and condition finds
+the values it refers to; `apply` makes the TrialConfig of them and `overrides` the words that say the same
+on a command line. Values are what a trial gets; params are what a sampler sees (a unit fraction where a
+bound refers to another key); `decode` and `encode` go from one to the other.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from growcore.config import TrialConfig, suggest_name, trial_keys
+from sweeps.config.errors import ConfigError, suggest_key
+from sweeps.config.quoting import quote
+from sweeps.config.settings import TRIAL_GROUPS, SweepConfig, build_trial, get_key, set_key
+from sweeps.space.dimensions import Dimension, in_order
+from sweeps.space.distributions import Choice, Fixed, Numeric, parse
+from sweeps.space.references import Condition
+from sweeps.space.value_sources import Corner, Given, Random, TrialLike
+
+# Growth and pruning settings say something only where the method is on.
+_NEEDS_METHOD = ("growth", "pruning")
+_NUM_CHECKED = 64  # random trials that a new space must turn into valid configurations
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRow:
+    """One line of the plan's table, for people."""
+
+    key: str
+    distribution: str
+    condition: str  # empty where the key is always set
+
+
+class SearchSpace:
+    """Every trial a sweep may run.
+
+    Args:
+        raw: trial key or group -> distribution, plain YAML values.
+        base: the trial that all trials share, as `TrialConfig.to_dict`.
+        choices: trial group -> its option in `base`.
+        group_options: searched group -> option -> its part of a trial.
+
+    Raises:
+        ConfigError: an unknown key, option or distribution, bounds that may cross, references in a circle,
+            nothing to search, or a suggestion that is no valid trial; the message names the key.
+    """
+
+    def __init__(
+        self,
+        raw: Mapping[str, Any],
+        base: Mapping[str, Any],
+        choices: Mapping[str, str] | None = None,
+        group_options: Mapping[str, Mapping[str, dict[str, Any]]] | None = None,
+    ) -> None:
+        self._base = copy.deepcopy(dict(base))
+        self._choices = dict(choices or {})
+        self._group_options = copy.deepcopy(dict(group_options or {}))
+        dimensions = {str(key): self._dimension(str(key), value) for key, value in raw.items()}
+        self._dimensions = {key: dimensions[key] for key in in_order(dimensions)}
+        self._check_dimensions()
+        self._check_trials()
+
+    @classmethod
+    def of(cls, config: SweepConfig) -> Self:
+        """The space of a sweep.
+
+        Raises:
+            ConfigError: as above, and a key that is both typed and searched.
+        """
+        if not config.space:
+            raise ConfigError(
+                f"The space '{config.space_name}' is empty: nothing is searched. Choose another, for example "
+                "space=demo, or add --search optimizer.lr='{float: [1e-3, 1], log: true}'."
+            )
+        space = cls(config.space, config.trial.to_dict(), config.choices, config.group_options)
+        for word in config.overrides:
+            key, _, value = word.partition("=")
+            dimension = space._dimensions.get(key)
+            # A typed value has an effect where the key is searched around it.
+            if dimension is not None and key not in dimension.distribution.references:
+                raise ConfigError(
+                    f"{key} is searched by space={config.space_name}, so {word} would have no effect. "
+                    f"To set it for all trials: --fix {key}={value}."
+                )
+        return space
+
+    @property
+    def dimensions(self) -> list[Dimension]:
+        """In the order in which they are suggested."""
+        return list(self._dimensions.values())
+
+    def suggest(self, trial: TrialLike) -> dict[str, Any]:
+        """Ask for the values of one trial; keys whose condition does not hold are left out."""
+        return self.walk(lambda dimension, lookup: _suggest(dimension, trial, lookup))[0]
+
+    def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that a sampler's params stand for: what `suggest` gave when they were drawn.
+
+        Raises:
+            KeyError: a param of an active key is missing.
+        """
+        return self.suggest(Given(params))
+
+    def encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The sampler's params that stand for `values` (to rounding), for trials given by hand.
+
+        Raises:
+            ConfigError: a searched key has no value or one outside its distribution, or a key is not
+                searched.
+        """
+        params = {}
+
+        def take(dimension: Dimension, lookup: Callable[[str], Any]) -> Any:
+            distribution = dimension.distribution
+            if isinstance(distribution, Fixed):
+                return distribution.value
+            if dimension.key not in values:
+                raise ConfigError(
+                    f"The space searches {dimension.key}, which got no value: add {dimension.key}=VALUE."
+                )
+            params[distribution.name] = distribution.encode(values[dimension.key], lookup)
+            return values[dimension.key]
+
+        active, _ = self.walk(take)
+        for key in values:
+            if key not in active:
+                raise ConfigError(f"{key} is not searched here. {suggest_key(key, list(active))}")
+        return params
+
+    def apply(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The trial that has these values over what all trials share.
+
+        Raises:
+            ConfigError: the values make no valid trial.
+        """
+        trial = copy.deepcopy(self._base)
+        for group in [key for key in values if key in TRIAL_GROUPS]:
+            trial[group] = copy.deepcopy(self._option(group, values[group]))
+        for key, value in values.items():
+            if key not in TRIAL_GROUPS:
+                set_key(trial, key, value)
+        return build_trial(trial)
+
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+        """The words that give these values on a command line, each exactly."""
+        return [f"{key}={value if key in TRIAL_GROUPS else quote(value)}" for key, value in values.items()]
+
+    def describe(self) -> list[SpaceRow]:
+        """One row per key, in the order of suggestion."""
+        return [SpaceRow(d.key, str(d.distribution), self._condition_text(d)) for d in self.dimensions]
+
+    def sample(self, num: int, seed: int = 0) -> list[dict[str, Any]]:
+        """Values of `num` random trials; the same seed gives the same ones."""
+        trial = Random(seed)
+        return [self.suggest(trial) for _ in range(num)]
+
+    # Walking the space
+
+    def walk(
+        self,
+        take: Callable[[Dimension, Callable[[str], Any]], Any],
+        settled: Callable[[str], bool] = lambda key: True,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Go through the keys of one trial.
+
+        Args:
+            take: gives the value of a key; its second argument looks up what keys before it have.
+            settled: whether the value of a key is known; keys whose condition names one that is not are
+                left out.
+
+        Returns:
+            The values of all keys whose conditions hold, and the trial that has them.
+        """
+        trial, choices = copy.deepcopy(self._base), dict(self._choices)
+
+        def lookup(key: str) -> Any:
+            return choices.get(key) if key in TRIAL_GROUPS else get_key(trial, key)
+
+        values: dict[str, Any] = {}
+        for dimension in self._dimensions.values():
+            if not all(settled(c.key) and settled(c.key.partition(".")[0]) for c in dimension.conditions):
+                continue
+            if not all(condition.holds(lookup) for condition in dimension.conditions):
+                continue
+            value = take(dimension, lookup)
+            values[dimension.key] = value
+            if dimension.is_group:
+                choices[dimension.key] = value
+                trial[dimension.key] = copy.deepcopy(self._option(dimension.key, value))
+            else:
+                set_key(trial, dimension.key, value)
+        return values, trial
+
+    def option_like(self, group: str, part: Mapping[str, Any]) -> str:
+        """An option of a searched group that has the method, or the name, of a trial's part.
+
+        Raises:
+            ConfigError: the group has no such option.
+        """
+        kind = "method" if "method" in part else "name"
+        options: list[str] = list(self._dimensions[group].distribution.values)  # type: ignore[union-attr]
+        for option in options:
+            if self._option(group, option).get(kind) == part.get(kind):
+                return option
+        known = ", ".join(options)
+        raise ConfigError(f"No option of {group} has {group}.{kind}={part.get(kind)}. Known: {known}.")
+
+    def condition(self, key: str) -> str:
+        """What must hold for a searched key to be set, for people; empty where it always is."""
+        return self._condition_text(self._dimensions[key])
+
+    def _option(self, group: str, option: Any) -> dict[str, Any]:
+        known = self._group_options.get(group, {})
+        if str(option) not in known:
+            raise ConfigError(
+                f"Unknown option {group}={option} in the space. {suggest_name(str(option), list(known))}"
+            )
+        return known[str(option)]
+
+    # Checks
+
+    def _dimension(self, key: str, raw: Any) -> Dimension:
+        known = [*trial_keys(), *TRIAL_GROUPS]
+        if key not in known:
+            raise ConfigError(f"The space searches '{key}', which is no trial key. {suggest_key(key, known)}")
+        distribution, conditions = parse(key, raw)
+        if key in TRIAL_GROUPS:
+            if isinstance(distribution, Numeric):
+                raise ConfigError(f"The group {key} is chosen whole: write {{choice: [OPTION, OPTION]}}.")
+            for option in distribution.values:
+                self._option(key, option)
+        for name, role in [(c.key, "condition") for c in conditions] + [
+            (name, "bound") for name in distribution.references
+        ]:
+            if name not in known or (role == "bound" and name in TRIAL_GROUPS):
+                raise ConfigError(
+                    f"The {role} of {key} refers to unknown key '{name}'. {suggest_key(name, known)}"
+                )
+        part, _, name = key.partition(".")
+        if part in _NEEDS_METHOD and name not in ("", "method"):
+            conditions = [*conditions, Condition(f"{part}.method", "!=", "none")]
+        return Dimension(key, distribution, tuple(conditions))
+
+    def _check_dimensions(self) -> None:
+        for dimension in self._dimensions.values():
+            for name in dimension.distribution.references:
+                low, high = self._extent(name)
+                if math.isnan(low) or math.isnan(high):
+                    raise ConfigError(
+                        f"A bound of {dimension.key} refers to {name}, which is no number in every trial."
+                    )
+            dimension.distribution.extent(self._extent_seen_from(dimension.key))
+        searched = [
+            d for d in self.dimensions if not isinstance(d.distribution, Fixed) and not self._is_off(d)
+        ]
+        if not searched:
+            raise ConfigError(
+                "The space is empty: every key is fixed or switched off. "
+                + " ".join(
+                    f"{row.key}: {row.distribution}, {row.condition or 'always'}." for row in self.describe()
+                )
+                + " Search a key with --search KEY='{float: [LOW, HIGH]}'."
+            )
+
+    def _check_trials(self) -> None:
+        """Corners of the space, every choice, and random trials must be valid."""
+        counts = [len(d.distribution.values) for d in self.dimensions if isinstance(d.distribution, Choice)]
+        corners = (self.suggest(Corner(index)) for index in range(2 * max(counts, default=1)))
+        for values in [*corners, *self.sample(_NUM_CHECKED)]:
+            try:
+                self.apply(values)
+            except ConfigError as error:
+                words = " ".join(self.overrides(values))
+                raise ConfigError(
+                    f"The space gives a trial that is not valid: {error} The trial: {words}"
+                ) from error
+
+    def _shared(self, key: str) -> Iterator[Any]:
+        """The values a key may have where it is not searched."""
+        part = key.partition(".")[0]
+        yield get_key(self._base, key)
+        if part in self._dimensions:
+            for option in self._dimensions[part].distribution.values:  # type: ignore[union-attr]
+                yield get_key({part: self._option(part, option)}, key)
+
+    def _extent(self, key: str) -> tuple[float, float]:
+        dimension = self._dimensions.get(key)
+        if dimension is not None and not dimension.conditions:
+            return dimension.distribution.extent(self._extent_seen_from(key))
+        numbers = [
+            value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+            for value in self._shared(key)
+        ]
+        if dimension is not None:
+            numbers += dimension.distribution.extent(self._extent_seen_from(key))
+        return (math.nan, math.nan) if any(map(math.isnan, numbers)) else (min(numbers), max(numbers))
+
+    def _extent_seen_from(self, key: str) -> Callable[[str], tuple[float, float]]:
+        def extent(other: str) -> tuple[float, float]:
+            if other != key:
+                return self._extent(other)
+            numbers = list(self._shared(key))
+            return min(numbers), max(numbers)
+
+        return extent
+
+    # For people
+
+    def _is_off(self, dimension: Dimension) -> bool:
+        """Whether a condition can hold in no trial, as it names nothing that is searched and fails."""
+        return any(self._never(condition) for condition in dimension.conditions)
+
+    def _never(self, condition: Condition) -> bool:
+        part = condition.key.partition(".")[0]
+        if part in self._dimensions or condition.key in self._dimensions:
+            return False
+        return not condition.holds(self._shared_value)
+
+    def _shared_value(self, key: str) -> Any:
+        return self._choices.get(key) if key in TRIAL_GROUPS else get_key(self._base, key)
+
+    def _condition_text(self, dimension: Dimension) -> str:
+        never = [c for c in dimension.conditions if self._never(c)]
+        if never:
+            return f"never: {never[0].key} is {self._shared_value(never[0].key)}"
+        part = dimension.key.partition(".")[0]
+        is_on = f"{part}.method != none"
+        chosen = any(c.operator == "==" and c.key in (part, f"{part}.method") for c in dimension.conditions)
+        # `growth == tiny` already says that the method is on.
+        open_ = [c for c in dimension.conditions if not self._always(c) and not (chosen and str(c) == is_on)]
+        return " and ".join(map(str, open_))
+
+    def _always(self, condition: Condition) -> bool:
+        part = condition.key.partition(".")[0]
+        searched = part in self._dimensions or condition.key in self._dimensions
+        return not searched and condition.holds(self._shared_value)
+
+
+def _suggest(dimension: Dimension, trial: TrialLike, lookup: Callable[[str], Any]) -> Any:
+    if isinstance(dimension.distribution, Fixed):
+        return dimension.distribution.value
+    return dimension.distribution.suggest(trial, lookup)
