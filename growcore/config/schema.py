@@ -120,11 +120,7 @@ def _is_of(value: Any, annotation: Any) -> bool:
 
 
 def _written(annotation: Any) -> str:
-    return (
-        annotation.__name__
-        if isinstance(annotation, type) and not typing.get_args(annotation)
-        else str(annotation)
-    )
+    return "dict" if typing.get_origin(annotation) is dict else str(annotation)
 
 
 def _member(key: str, value: Any, enum: type[StrEnum]) -> StrEnum:
