@@ -20,15 +20,12 @@ from sweeps.config.settings import SweepConfig
 from sweeps.kept import budget as budgets
 from sweeps.kept.events import FORMAT
 from sweeps.records import disk
-from sweeps.records.disk import open_study, read_plan
 from sweeps.run import checks, warm_start
 from sweeps.run.driver import Driver
 from sweeps.run.result import Result
 from sweeps.search import Goals
 from sweeps.space import encoding
 from sweeps.space.search_space import SearchSpace
-
-__all__ = ["Result", "enqueue", "extend", "launch", "new_name", "notes", "open_study", "read_plan", "resume"]
 
 
 def new_name(config: SweepConfig) -> str:
@@ -92,7 +89,7 @@ def extend(root: Path, name: str, more: Mapping[str, str]) -> list[str]:
     Raises:
         ConfigError: there is no such sweep, or it has spent more already.
     """
-    study = open_study(root, name)
+    study = disk.open_study(root, name)
     budget, spent = study.budget, study.spent
     for field, words in more.items():
         budget = budgets.amended(budget, spent, field, words)
@@ -118,7 +115,7 @@ def enqueue(root: Path, name: str, words: Sequence[str]) -> int | None:
     """
     config = disk.read_config(root, name)
     params = encoding.typed(SearchSpace.of(config), words)
-    study = open_study(root, name)
+    study = disk.open_study(root, name)
     # The budget first: a driver that finds the trial finds room for it.
     if (num := study.budget.num_trials) is not None:
         study.set_budget(replace(study.budget, num_trials=num + 1))
@@ -132,7 +129,7 @@ def resume(root: Path, name: str, trainable: type[Any] | None = None) -> Result:
     Raises:
         ConfigError: there is no such sweep under `root`, or its request cannot be met now.
     """
-    plan = read_plan(root, name)
+    plan = disk.read_plan(root, name)
     config = SweepConfig.from_dict(plan["config"])
     config.storage.root = str(root.absolute())
     return Driver(config, root.absolute() / name, plan, trainable).start(is_new=False)

@@ -73,16 +73,18 @@ def table(
 
 def lines(renderable: RenderableType, width: int) -> list[str]:
     """Plain text of at most so many characters a line, without the blanks that fill it."""
-    console = Console(width=width, color_system=None, markup=False, highlight=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    return [line.rstrip() for line in captured.get().splitlines()]
+    return _rendered(Console(width=width, color_system=None, markup=False, highlight=False), renderable)
 
 
 def show(part: RenderableType) -> None:
     """Print to stdout; brackets are printed as they are."""
     console = Console(markup=False, highlight=False)
-    if console.is_terminal:
-        console.print(part)
-    else:
-        console.file.write("".join(f"{line}\n" for line in lines(part, _PIPE_WIDTH)))
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.file.write("".join(f"{line}\n" for line in _rendered(console, part)))
+
+
+def _rendered(console: Console, renderable: RenderableType) -> list[str]:
+    with console.capture() as captured:
+        console.print(renderable)
+    return [line.rstrip() for line in captured.get().splitlines()]

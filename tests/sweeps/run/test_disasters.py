@@ -13,7 +13,7 @@ import pytest
 
 from sweeps.kept import events
 from sweeps.kept.trials import TrialState
-from sweeps.run import sweep
+from sweeps.records import disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -148,7 +148,7 @@ def test_a_trial_on_a_node_that_is_lost_continues_on_another(tmp_path, python_pa
     root = tmp_path / "runs"
     found = run(_NODES, root, python_path)
     assert found["status"] == "complete"
-    rows = sweep.open_study(root, "s").rows()
+    rows = disk.open_study(root, "s").rows()
     assert [row.state for row in rows] == [TrialState.complete] * 3
     assert found["attempts"][0] == 2
     assert [report["step"] for report in events.reports(root / "s" / "0")] == [10, 20, 30, 40]

@@ -16,6 +16,7 @@ from stand_in import SlowStandInTrial, StandInTrial
 from sweeps.config.errors import ConfigError
 from sweeps.kept import events
 from sweeps.kept.trials import TrialState
+from sweeps.records import disk
 from sweeps.run import lease, manage, sweep
 from sweeps.run.lease import LeaseHeld
 
@@ -113,7 +114,7 @@ def test_a_second_driver_is_refused_and_stop_ends_the_first_from_another_process
     assert "live has stopped. To continue it: sweeps resume live" in said[-1]
     assert out.splitlines()[-1] == "interrupted"
     assert "stopping, as `sweeps stop` asked" in out
-    rows = sweep.open_study(tmp_path, "live").rows()
+    rows = disk.open_study(tmp_path, "live").rows()
     assert 0 < sum(row.state is TrialState.running for row in rows) <= 2
     assert (tmp_path / "live" / "driver.log").exists()
     assert next(manage.stop(tmp_path, "live")).startswith("live is not running.")

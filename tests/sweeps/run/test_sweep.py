@@ -20,7 +20,7 @@ from sweeps.config import compose
 from sweeps.config.errors import ConfigError
 from sweeps.kept import events
 from sweeps.kept.trials import TrialState
-from sweeps.records import tracking_store
+from sweeps.records import disk, tracking_store
 from sweeps.run import sweep
 from sweeps.run.result import Result
 
@@ -205,7 +205,7 @@ def test_four_real_trials_are_read_back_from_mlflow_and_from_the_study(tmp_path)
     assert run.stderr == ""
     assert "4 trials: 4 complete" in run.stdout
     root = tmp_path / "runs"
-    study = sweep.open_study(root, "real")
+    study = disk.open_study(root, "real")
     runs = read_runs(root, "real")
     assert len(runs) == 5
     for row in study.rows():
@@ -254,7 +254,7 @@ def test_a_driver_killed_three_times_still_ends_with_each_trial_once(tmp_path, p
         driver.wait()
     ended_before = {p.parent.name: p.read_text() for p in killed.glob("*/outcome.json")}
     subprocess.run([sys.executable, str(script)], env=environment, check=True, timeout=120)
-    rows = sweep.open_study(tmp_path, "killed").rows()
+    rows = disk.open_study(tmp_path, "killed").rows()
     assert [row.state for row in rows] == [TrialState.complete] * 12
     assert len({row.params["optimizer.lr"] for row in rows}) == 12
     for number, outcome in ended_before.items():
