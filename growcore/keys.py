@@ -72,6 +72,20 @@ def without_effect(config: TrialConfig, keys: Sequence[str]) -> dict[str, Effect
     }
 
 
+def changeable(imports: Sequence[str] = ()) -> frozenset[str]:
+    """Keys of growth and pruning that may change between two epochs, as their methods say.
+
+    Raises:
+        ValueError: a module cannot be imported.
+    """
+    found = set()
+    for part in ("growth", "pruning"):
+        for method in _objects(_STATED[part][0], imports).values():
+            found |= {f"{part}.{key}" for key in method.keys if key not in method.settled}
+            found |= {f"{part}.options.{key}" for key in method.options if key not in method.settled}
+    return frozenset(found)
+
+
 def value(values: Mapping[str, Any], key: str) -> Any:
     """What nested dictionaries hold at a dotted key; None where a method's own option is not given."""
     found: Any = values
@@ -149,4 +163,4 @@ def _named(key: str, names: list[str], objects: Mapping[str, Any]) -> tuple[Need
     others = [name for name in objects if name not in names]
     if not others:
         return ()
-    return (Needs(key, other_than=("none",)) if others == ["none"] else Needs(key, tuple(names)),)
+    return (Needs(key, other_than=tuple(others)) if len(others) < 3 else Needs(key, tuple(names)),)

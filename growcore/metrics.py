@@ -11,9 +11,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from growcore.config import registry
 
@@ -232,9 +232,13 @@ def known(imports: Sequence[str] = ()) -> dict[str, Metric]:
     Raises:
         ValueError: a module cannot be imported, or its metric has no `val/NAME` or nothing that measures it.
     """
-    found = {**METRICS, **own(imports)}
-    tests = {_on_test(key): metric for key, metric in found.items() if metric.measure is not None}
-    return found | tests
+    brought = own(imports)
+    # On test images they are measured once, at the end.
+    tests = {
+        _on_test(key): replace(metric, label=f"test {metric.label}", in_every_report=False)
+        for key, metric in brought.items()
+    }
+    return {**METRICS, **brought, **tests}
 
 
 def own(imports: Sequence[str]) -> dict[str, Metric]:
@@ -256,10 +260,9 @@ def own(imports: Sequence[str]) -> dict[str, Metric]:
 
 def find(key: str, imports: Sequence[str] = ()) -> Metric | None:
     """The metric that a report holds under a key; None where no report can."""
-    for pattern, metric in known(imports).items():
-        if re.fullmatch(_expression(pattern), key):
-            return metric
-    return None
+    table = known(imports)
+    pattern = _matching(key, table)
+    return None if pattern is None else table[pattern]
 
 
 def check(key: str, imports: Sequence[str] = (), *, to_search: bool) -> None:
@@ -283,18 +286,68 @@ def check(key: str, imports: Sequence[str] = (), *, to_search: bool) -> None:
         )
 
 
-def label(key: str, imports: Sequence[str] = ()) -> str:
-    """What stands at the head of a column: the metric's label, with its layer or class; else the key."""
-    metric = METRICS.get(key) or find(key, imports)
-    if metric is None:
-        return key
-    is_one_of_many = key not in METRICS and metric.measure is None
-    return f"{metric.label} {key.rsplit('/', 1)[-1]}" if is_one_of_many else metric.label
+def label(key: str, table: Mapping[str, Metric] = METRICS) -> str:
+    """What stands at the head of a column: the metric's label, with its layer or class; else the key.
+
+    Args:
+        key: of a report.
+        table: of metrics, as `known` gives it.
+    """
+    if key in table:
+        return table[key].label
+    pattern = _matching(key, table)
+    return key if pattern is None else f"{table[pattern].label} {key.rsplit('/', 1)[-1]}"
 
 
-def shown(place: Place, imports: Sequence[str] = ()) -> dict[str, Metric]:
+def written(key: str, value: float, table: Mapping[str, Metric] = METRICS) -> str:
+    """A value as people read it, by the unit of its metric."""
+    pattern = _matching(key, table)
+    return f"{value:.4f}" if pattern is None else table[pattern].written(value)
+
+
+def shown(place: Place, table: Mapping[str, Metric] = METRICS) -> dict[str, Metric]:
     """The metrics that people see in a place, in the order of the table."""
-    return {key: metric for key, metric in known(imports).items() if place in metric.places}
+    return {key: metric for key, metric in table.items() if place in metric.places}
+
+
+def plain(table: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
+    """What a table says, without the functions that measure: for records."""
+    return {
+        key: {
+            "label": metric.label,
+            "meaning": metric.meaning,
+            "better": metric.better and metric.better.value,
+            "unit": metric.unit.value,
+            "places": sorted(place.value for place in metric.places),
+            "in_every_report": metric.in_every_report,
+        }
+        for key, metric in table.items()
+    }
+
+
+def from_plain(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
+    """The table that `plain` told; its metrics cannot be measured, only shown."""
+    return {
+        key: Metric(
+            label=told["label"],
+            meaning=told["meaning"],
+            better=None if told["better"] is None else Direction(told["better"]),
+            unit=Unit(told["unit"]),
+            places=frozenset(map(Place, told["places"])),
+            in_every_report=told["in_every_report"],
+        )
+        for key, told in values.items()
+    }
+
+
+def _matching(key: str, table: Mapping[str, Metric]) -> str | None:
+    """The key or pattern of a table that a report's key stands for."""
+    return key if key in table else next((pattern for pattern in table if is_one_of(key, pattern)), None)
+
+
+def is_one_of(key: str, pattern: str) -> bool:
+    """Whether a report's key is one of those that a pattern stands for."""
+    return re.fullmatch(_expression(pattern), key) is not None
 
 
 def _on_test(key: str) -> str:

@@ -56,9 +56,8 @@ class Needs:
     other_than: tuple[Any, ...] = ()
     above: float | None = None
 
-    def met(self, lookup: Callable[[str], Any]) -> bool:
-        """Whether it is so, where `lookup` gives the key's value."""
-        value = lookup(self.key)
+    def allows(self, value: Any) -> bool:
+        """Whether a value of the key is what it must be."""
         if self.above is not None:
             return isinstance(value, int | float) and value > self.above
         return value not in self.other_than if self.other_than else value in self.values
@@ -101,7 +100,7 @@ class Effect:
 
     def holds(self, lookup: Callable[[str], Any]) -> bool:
         """Whether the key has an effect where `lookup` gives the values of others."""
-        return any(all(need.met(lookup) for need in way) for way in self.ways)
+        return any(all(need.allows(lookup(need.key)) for need in way) for way in self.ways)
 
     @property
     def keys(self) -> list[str]:

@@ -20,11 +20,11 @@ def closing(result: Result) -> list[str]:
     name, root = result.study.name, result.folder.parent
     took = f"{duration(result.seconds)}, {result.num_slots} slots {result.busy:.0%} busy training"
     counts = leaderboard.counts(result.study, disk.read_config(root, name).sweep.replicates)
-    reached = leaderboard.reached_in(result.folder)
+    reached, known = leaderboard.reached_in(result.folder), disk.metrics_of(disk.read_plan(root, name))
     return [
         "",
         f"{name}  {counts}{_ended(result)}    {took}",
-        *leaderboard.table(result.study, _MAX_ROWS, tables.terminal_width(), reached),
+        *leaderboard.table(result.study, _MAX_ROWS, tables.terminal_width(), reached, known),
         *_next(result, name, root),
     ]
 

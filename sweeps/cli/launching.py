@@ -56,14 +56,16 @@ def launch(
         sweeps launch --fix pruning.k2=0.5 --search training.batch_size='{choice: [32, 64]}'
     """
     from sweeps.config.compose import load
+    from sweeps.space import idle
     from sweeps.space.search_space import SearchSpace
 
     config = load(overrides, config_dirs, searches=searches, fixes=fixes)
     space = SearchSpace.of(config)
+    notes = idle.check(config, space)
     from sweeps.run import sweep  # after the checks above, which need no Optuna
     from sweeps.views import plan
 
-    notes = sweep.notes(config, space)
+    notes += sweep.notes(config, space)
     if dry_run:
         name = config.sweep.name or f"{config.space_name.replace('_', '-')}-XXXX"
         yield plan.render(config, space, name, notes, num_samples=_NUM_SAMPLED)

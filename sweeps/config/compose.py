@@ -9,11 +9,13 @@ Folders are searched in this order, the first file of a name wins: every `--conf
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from growcore import keys
 from growcore.config import suggest_name, trial_keys
 from sweeps.config.errors import ConfigError, suggest_key
 from sweeps.config.settings import (
@@ -24,6 +26,7 @@ from sweeps.config.settings import (
     SweepConfig,
     build_trial,
     complete_part,
+    get_key,
     set_key,
     sweep_keys,
 )
@@ -31,6 +34,8 @@ from sweeps.config.settings import (
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
+# A setting of a method of one's own; that the method has it is checked when its module is known.
+_OWN_OPTION = re.compile(r"(growth|pruning)\.options\.\w+")
 _TRIAL_PARTS = (*TRIAL_GROUPS, *(key for key in trial_keys() if "." not in key))
 # The key that says which option a part stands for, where no group file was chosen.
 _KIND = {"growth": "method", "pruning": "method"}
@@ -94,11 +99,26 @@ def load(
             "recorded": best.recorded if best is not None else None,
         }
     )
-    _reject_without_effect(request.values, config.scheduler.name)
+    _reject_without_effect(request.values, config)
     return config
 
 
-def _reject_without_effect(typed: Iterable[str], name: SchedulerName) -> None:
+def _reject_without_effect(typed: Iterable[str], config: SweepConfig) -> None:
+    """Refuse typed keys that do nothing; those that depend on searched ones are for `space.idle` to judge."""
+    _reject_idle_of_scheduler(typed, config.scheduler.name)
+    try:
+        keys.check_options(config.trial)
+        idle = keys.without_effect(config.trial, list(typed))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for key, effect in idle.items():
+        if not any(name in config.space or name.partition(".")[0] in config.space for name in effect.keys):
+            now = {name: get_key(config.trial.to_dict(), name) for name in effect.keys}
+            has = " and ".join(f"{name} is {value}" for name, value in now.items())
+            raise ConfigError(f"{key} has no effect: it needs {effect}, and {has}. Leave it out.")
+
+
+def _reject_idle_of_scheduler(typed: Iterable[str], name: SchedulerName) -> None:
     effective = [f"scheduler.{key}" for key in SCHEDULER_KEYS[name]]
     known = ", ".join(effective) or "none"
     for key in typed:
@@ -225,7 +245,7 @@ def _known_key(key: str) -> str:
     if key == "space" or key.startswith("space."):
         raise ConfigError(f"'{key}' is part of the space: edit it with --search KEY=... or --fix KEY=VALUE.")
     known = trial_keys() + sweep_keys()
-    if key not in known:
+    if key not in known and not _OWN_OPTION.fullmatch(key):
         hint = suggest_key(key, [*known, *GROUPS, "best"])
         raise ConfigError(f"Unknown key '{key}'. {hint}")
     return key
@@ -386,7 +406,7 @@ def _write_values(
 ) -> None:
     known = trial_keys()
     for key, value in values.items():
-        target = trial if key in known else composed
+        target = trial if key in known or _OWN_OPTION.fullmatch(key) else composed
         part, _, name = key.partition(".")
         if name:
             target[part] = target.get(part) or {}

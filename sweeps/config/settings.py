@@ -20,19 +20,13 @@ from urllib.parse import urlsplit
 from growcore.config import TrialConfig, schema, suggest_name
 from growcore.config import trial as trials
 from growcore.config.schema import plain, require
+from growcore.metrics import Direction as Direction
 from sweeps.config.errors import ConfigError
 
 TRIAL_GROUPS = ("data", "model", "growth", "pruning", "optimizer", "training")
 GROUPS = (*TRIAL_GROUPS, "space", "search", "scheduler", "cluster", "tracking")
 WEBHOOK = "GROWSWEEP_WEBHOOK"  # environment variable with the address of who is told
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "nsga3", "cmaes", "gp", "qmc")
-
-
-class Direction(StrEnum):
-    """Whether a larger or a smaller metric is better."""
-
-    maximize = "maximize"
-    minimize = "minimize"
 
 
 class SchedulerName(StrEnum):
@@ -362,12 +356,14 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
     """Write `value` at the dotted `key` of nested dictionaries, which must hold its part."""
     *parts, name = key.split(".")
     for part in parts:
-        values = values[part]
+        values = values.setdefault("options", {}) if part == "options" else values[part]
     values[name] = value
 
 
 def get_key(values: Mapping[str, Any], key: str) -> Any:
     """What nested dictionaries hold at a dotted key."""
-    for part in key.split("."):
+    *parts, name = key.split(".")
+    for part in parts:
         values = values[part]
-    return values
+    # A method's own options are there where they are given.
+    return values.get(name) if parts[-1:] == ["options"] else values[name]

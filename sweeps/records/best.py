@@ -15,19 +15,10 @@ from typing import Any
 
 import yaml
 
+from growcore.metrics import Place, shown
 from sweeps.config.errors import ConfigError
 from sweeps.kept.trials import Change, TrialRow, TrialState
 from sweeps.search import Study
-
-_COMPARED = (
-    "val/accuracy",
-    "val/loss",
-    "test/accuracy",
-    "test/loss",
-    "model/parameters",
-    "model/nonzero_parameters",
-    "cost/train_flops",
-)
 
 
 def pick(study: Study, number: int | None = None) -> TrialRow:
@@ -67,16 +58,21 @@ def document(study: Study, row: TrialRow) -> dict[str, Any]:
             "metric": study.metric,
             "value": row.value,
             "overrides": row.overrides,
-            "metrics": {key: metrics[key] for key in _COMPARED if key in metrics},
-            **(_means(study.metric, row) if trainings else {}),
+            "metrics": {key: metrics[key] for key in _kept(study) if key in metrics},
+            **(_means(study, row) if trainings else {}),
             **({"population": [_change(change) for change in row.changes]} if row.changes else {}),
         },
     }
 
 
-def _means(metric: str, row: TrialRow) -> dict[str, Any]:
+def _kept(study: Study) -> list[str]:
+    """The metrics that a best file holds: what the sweep was for, and what people compare."""
+    return list(dict.fromkeys((*study.goals.objectives, *shown(Place.best))))
+
+
+def _means(study: Study, row: TrialRow) -> dict[str, Any]:
     means, errors = row.outcome.metrics, row.outcome.errors
-    keys = [key for key in dict.fromkeys((metric, *_COMPARED)) if key in means]
+    keys = [key for key in _kept(study) if key in means]
     return {
         "replicates": len(row.outcome.replicates),
         "means": {key: means[key] for key in keys},
@@ -137,6 +133,6 @@ def compare(metrics: dict[str, float], recorded: dict[str, Any] | None) -> list[
     before = (recorded or {}).get("metrics", {})
     return [
         Compared(metric=key, now=metrics[key], recorded=before.get(key))
-        for key in _COMPARED
+        for key in dict.fromkeys((*shown(Place.best), *before))
         if key in metrics
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from growcore.metrics import METRICS, Metric, from_plain
 from sweeps.config.errors import ConfigError
 from sweeps.config.settings import SweepConfig
 from sweeps.kept.events import FORMAT
@@ -44,6 +45,11 @@ def open_study(root: Path, name: str) -> Study:
 def read_config(root: Path, name: str) -> SweepConfig:
     """What a sweep was asked to do; ConfigError where there is no such sweep."""
     return SweepConfig.from_dict(read_plan(root, name)["config"])
+
+
+def metrics_of(plan: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics that trials of a sweep report, those of its user as they were recorded with its plan."""
+    return {**METRICS, **from_plain(plan.get("metrics", {}))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from growcore.config import TrialConfig, missing_data
+from growcore import metrics
+from growcore.config import TrialConfig, missing_data, suggest_name
 from sweeps.config.errors import ConfigError
-from sweeps.config.settings import SweepConfig
+from sweeps.config.settings import Direction, SweepConfig
 from sweeps.search import Goals, Key, SamplerSettings, limits
 from sweeps.space.distributions import Choice, Fixed, Numeric
 from sweeps.space.encoding import first
@@ -32,6 +34,60 @@ def check_search(config: SweepConfig, space: SearchSpace) -> list[str]:
         )
     first(config, space)
     return limits(SamplerSettings.of(search), keys(space), Goals.of(search), config.sweep.num_trials)
+
+
+def own_metrics(config: SweepConfig) -> dict[str, Any]:
+    """What a user's metrics are, for the sweep's plan; ConfigError where a module of `imports` is wrong."""
+    try:
+        table = metrics.known(config.trial.imports)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return metrics.plain({key: one for key, one in table.items() if key not in metrics.METRICS})
+
+
+def check_metrics(config: SweepConfig) -> list[str]:
+    """What people should know of the metrics that a search asks for.
+
+    Raises:
+        ConfigError: no report holds one of them, or not every report.
+    """
+    search, imports = config.search, config.trial.imports
+    objectives = {search.metric: search.direction, **search.further_objectives}
+    asked = {"search.metric": [search.metric], "search.further_objectives": search.further_objectives}
+    for key, names in {**asked, "search.constraints": search.constraints}.items():
+        for name in names:
+            try:
+                metrics.check(name, imports, to_search=True)
+                _check_part(name, config)
+            except ValueError as error:
+                raise ConfigError(f"{key}: {error}") from error
+    notes = []
+    for name, direction in objectives.items():
+        metric = metrics.find(name, imports)
+        if metric is not None and metric.better not in (None, direction):
+            which = "larger" if metric.better is Direction.maximize else "smaller"
+            notes.append(f"the search will {direction} {name}, of which {which} values are better")
+    return notes
+
+
+def _check_part(name: str, config: SweepConfig) -> None:
+    """Refuse a class or a layer that trials do not have, where it is the same in all of them."""
+    searched = {key.partition(".")[0] for key in config.space}
+    pattern = next((one for one in metrics.METRICS if metrics.is_one_of(name, one)), name)
+    if "<" not in pattern or searched & {"data", "model"}:
+        return
+    from growcore import data
+    from growcore.networks import models
+
+    images = data.load(config.trial.data, "cpu", config.trial.imports)
+    if "<class>" in pattern:
+        known = [word.replace("/", "-") for word in images.class_names]
+    else:
+        model = models.build(config.trial, images.image_shape, images.num_classes)
+        known = list(models.sparse_layers(model) if "density" in pattern else models.widths(model))
+    part = name.removeprefix(pattern.partition("<")[0])
+    if part not in known:
+        raise ValueError(f"No report holds a metric {name!r}. {suggest_name(part, known)}")
 
 
 def keys(space: SearchSpace) -> list[Key]:

@@ -74,6 +74,7 @@ class Driver:
             LeaseLost: another driver has taken the sweep over.
         """
         checks.check_budget(self._config)
+        checks.check_metrics(self._config)
         # What is resumed has records already: an outage shall not hold it up.
         required = is_new and self._config.tracking.required
         if required:
@@ -159,8 +160,9 @@ class Driver:
         search = self._config.search
         budget = budget_of(self._config.sweep) if study is None else study.budget
         done = 0 if study is None else sum(row.state.has_ended for row in study.rows())
-        shown = display(budget, done, search.metric, search.direction is Direction.maximize)
-        return Logged(shown, self._folder / disk.LOG, search.metric)
+        known = disk.metrics_of(self._plan)
+        shown = display(budget, done, search.metric, search.direction is Direction.maximize, known=known)
+        return Logged(shown, self._folder / disk.LOG, search.metric, known)
 
     def _create(self) -> Study:
         try:

@@ -57,6 +57,7 @@ def launch(config: SweepConfig, name: str, command: list[str], trainable: type[A
         "command": shlex.join(command),
         "commit": git_commit(),
         "workdir": str(Path.cwd()),
+        "metrics": checks.own_metrics(config),
         "config": config.to_dict(),
     }
     return Driver(config, folder, plan, trainable).start(is_new=True)
@@ -69,10 +70,11 @@ def notes(config: SweepConfig, space: SearchSpace) -> list[str]:
         ConfigError: the search cannot be done, or starts from what is not there.
     """
     checks.check_budget(config)
+    found = checks.check_metrics(config)
     goals, root = Goals.of(config.search), Path(config.storage.root)
     earlier = [disk.read_earlier(root, name) for name in config.search.warm_start]
     notes = [warm_start.warm_start(space, goals, each).note for each in earlier]
-    return [*checks.check_search(config, space), *notes]
+    return [*found, *checks.check_search(config, space), *notes]
 
 
 def extend(root: Path, name: str, more: Mapping[str, str]) -> list[str]:

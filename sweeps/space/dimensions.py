@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sweeps.config.errors import ConfigError
 from sweeps.config.settings import TRIAL_GROUPS
 from sweeps.space.distributions import Distribution
-from sweeps.space.references import Condition
+from sweeps.space.references import Condition, HasEffect
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,9 @@ class Dimension:
 
     key: str
     distribution: Distribution
-    conditions: tuple[Condition, ...]  # all must hold, else the key keeps the value all trials share
+    conditions: tuple[
+        Condition | HasEffect, ...
+    ]  # all must hold, else the key keeps the value all trials share
 
     @property
     def is_group(self) -> bool:
@@ -50,6 +52,6 @@ def in_order(dimensions: Mapping[str, Dimension]) -> list[str]:
 
 def _needs(dimension: Dimension) -> list[str]:
     """Keys and groups that must have their values before this one is drawn."""
-    referred = [*dimension.distribution.references, *(c.key for c in dimension.conditions)]
+    referred = [*dimension.distribution.references, *(key for c in dimension.conditions for key in c.keys)]
     needed = [name for key in [dimension.key, *referred] for name in (key.partition(".")[0], key)]
     return [name for name in needed if name != dimension.key]

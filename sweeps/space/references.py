@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from growcore.config.acting import Effect
 from sweeps.config.errors import ConfigError
 
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
@@ -67,6 +68,11 @@ class Condition:
     operator: str
     value: Any
 
+    @property
+    def keys(self) -> list[str]:
+        """The one key it depends on."""
+        return [self.key]
+
     def holds(self, lookup: Lookup) -> bool:
         """Whether it is met where `lookup` gives the key's value; a missing number compares false."""
         value = lookup(self.key)
@@ -76,6 +82,25 @@ class Condition:
 
     def __str__(self) -> str:
         return f"{self.key} {self.operator} {in_words(self.value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class HasEffect:
+    """That a key does something, as growth methods, pruning methods and model families state it."""
+
+    effect: Effect
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys it depends on."""
+        return self.effect.keys
+
+    def holds(self, lookup: Lookup) -> bool:
+        """Whether it is so where `lookup` gives the values of other keys."""
+        return self.effect.holds(lookup)
+
+    def __str__(self) -> str:
+        return str(self.effect)
 
 
 def read_bound(key: str, kind: str, raw: Any) -> Bound:

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from growcore.config import TrialConfig, suggest_name, trial_keys
+from growcore import keys
+from growcore.config import TrialConfig, suggest_name
+from growcore.config.acting import Effect
 from sweeps.config.errors import ConfigError, suggest_key
 from sweeps.config.quoting import quote
 from sweeps.config.settings import TRIAL_GROUPS, SweepConfig, build_trial, get_key, set_key
+from sweeps.space import effects
 from sweeps.space.dimensions import Dimension, in_order
 from sweeps.space.distributions import Choice, Fixed, Numeric, parse
-from sweeps.space.references import Condition
+from sweeps.space.references import Condition, HasEffect
 from sweeps.space.value_sources import Corner, Given, Random, TrialLike
 
-# Growth and pruning settings say something only where the method is on.
-_NEEDS_METHOD = ("growth", "pruning")
 _NUM_CHECKED = 64  # random trials that a new space must turn into valid configurations
 
 
@@ -61,7 +62,11 @@ class SearchSpace:
         self._base = copy.deepcopy(dict(base))
         self._choices = dict(choices or {})
         self._group_options = copy.deepcopy(dict(group_options or {}))
-        dimensions = {str(key): self._dimension(str(key), value) for key, value in raw.items()}
+        self._stated, known = _stated(self.imports)
+        self._known = [*known, *TRIAL_GROUPS]
+        # Which values the other keys may have is known when all are read.
+        self._dimensions = {str(key): self._dimension(str(key), value) for key, value in raw.items()}
+        dimensions = {key: self._with_effect(d) for key, d in self._dimensions.items()}
         self._dimensions = {key: dimensions[key] for key in in_order(dimensions)}
         self._check_dimensions()
         self._check_trials()
@@ -89,6 +94,11 @@ class SearchSpace:
                     f"To set it for all trials: --fix {key}={value}."
                 )
         return space
+
+    @property
+    def imports(self) -> list[str]:
+        """The modules with methods and networks of one's own."""
+        return list(self._base.get("imports", []))
 
     @property
     def dimensions(self) -> list[Dimension]:
@@ -184,7 +194,8 @@ class SearchSpace:
 
         values: dict[str, Any] = {}
         for dimension in self._dimensions.values():
-            if not all(settled(c.key) and settled(c.key.partition(".")[0]) for c in dimension.conditions):
+            named = [name for c in dimension.conditions for name in c.keys]
+            if not all(settled(name) and settled(name.partition(".")[0]) for name in named):
                 continue
             if not all(condition.holds(lookup) for condition in dimension.conditions):
                 continue
@@ -226,9 +237,9 @@ class SearchSpace:
     # Checks
 
     def _dimension(self, key: str, raw: Any) -> Dimension:
-        known = [*trial_keys(), *TRIAL_GROUPS]
-        if key not in known:
-            raise ConfigError(f"The space searches '{key}', which is no trial key. {suggest_key(key, known)}")
+        if key not in self._known:
+            hint = suggest_key(key, self._known)
+            raise ConfigError(f"The space searches '{key}', which is no trial key. {hint}")
         distribution, conditions = parse(key, raw)
         if key in TRIAL_GROUPS:
             if isinstance(distribution, Numeric):
@@ -238,14 +249,56 @@ class SearchSpace:
         for name, role in [(c.key, "condition") for c in conditions] + [
             (name, "bound") for name in distribution.references
         ]:
-            if name not in known or (role == "bound" and name in TRIAL_GROUPS):
+            if name not in self._known or (role == "bound" and name in TRIAL_GROUPS):
                 raise ConfigError(
-                    f"The {role} of {key} refers to unknown key '{name}'. {suggest_key(name, known)}"
+                    f"The {role} of {key} refers to unknown key '{name}'. {suggest_key(name, self._known)}"
                 )
-        part, _, name = key.partition(".")
-        if part in _NEEDS_METHOD and name not in ("", "method"):
-            conditions = [*conditions, Condition(f"{part}.method", "!=", "none")]
         return Dimension(key, distribution, tuple(conditions))
+
+    def _with_effect(self, dimension: Dimension) -> Dimension:
+        """The key, set only in trials in which it does something."""
+        if (effect := self.effect(dimension.key)) is None:
+            return dimension
+        return replace(dimension, conditions=(*dimension.conditions, HasEffect(effect)))
+
+    def effect(self, key: str) -> Effect | None:
+        """When a trial key does something, of what differs between trials; None: always."""
+        stated = self._stated.get(key)
+        found = None if stated is None else effects.seen_from(stated, self._possible)
+        return None if found is None or effects.always(found) else found
+
+    def is_idle(self, key: str) -> bool:
+        """Whether a key does nothing in any trial."""
+        effect = self.effect(key)
+        return effect is not None and effects.never(effect)
+
+    def why_never(self, key: str) -> str:
+        """Why a key does nothing in any trial: `pruning.method is set`."""
+        for need in (need for way in self._stated[key].ways for need in way):
+            values = self._possible(need.key) or ()
+            if len(set(map(str, values))) == 1 and not need.allows(values[0]):
+                return f"{need.key} is {values[0]}"
+        return f"no trial has {self._stated[key]}"
+
+    def stated(self, key: str) -> str:
+        """What a key needs to do anything, as methods and families state it."""
+        return str(self._stated[key])
+
+    def _possible(self, key: str) -> Sequence[Any] | None:
+        """The values of a key in the trials of this space; None where they cannot be listed."""
+        part = key.partition(".")[0]
+        group = self._dimensions.get(part)
+        if group is not None and not group.conditions:
+            options = group.distribution.values  # type: ignore[union-attr]
+            shared = [get_key({part: self._option(part, option)}, key) for option in options]
+        else:
+            shared = list(self._shared(key))
+        dimension = self._dimensions.get(key)
+        if dimension is None:
+            return shared
+        if isinstance(dimension.distribution, Numeric):
+            return None
+        return [*dimension.distribution.values, *(shared if dimension.conditions else [])]
 
     def _check_dimensions(self) -> None:
         for dimension in self._dimensions.values():
@@ -316,7 +369,9 @@ class SearchSpace:
         """Whether a condition can hold in no trial, as it names nothing that is searched and fails."""
         return any(self._never(condition) for condition in dimension.conditions)
 
-    def _never(self, condition: Condition) -> bool:
+    def _never(self, condition: Condition | HasEffect) -> bool:
+        if isinstance(condition, HasEffect):
+            return effects.never(condition.effect)
         part = condition.key.partition(".")[0]
         if part in self._dimensions or condition.key in self._dimensions:
             return False
@@ -328,18 +383,31 @@ class SearchSpace:
     def _condition_text(self, dimension: Dimension) -> str:
         never = [c for c in dimension.conditions if self._never(c)]
         if never:
-            return f"never: {never[0].key} is {self._shared_value(never[0].key)}"
+            is_written = isinstance(never[0], Condition)
+            name = never[0].keys[0] if is_written else ""
+            why = f"{name} is {self._shared_value(name)}" if is_written else self.why_never(dimension.key)
+            return f"never: {why}"
         part = dimension.key.partition(".")[0]
-        is_on = f"{part}.method != none"
-        chosen = any(c.operator == "==" and c.key in (part, f"{part}.method") for c in dimension.conditions)
-        # `growth == tiny` already says that the method is on.
-        open_ = [c for c in dimension.conditions if not self._always(c) and not (chosen and str(c) == is_on)]
-        return " and ".join(map(str, open_))
+        written = [c for c in dimension.conditions if isinstance(c, Condition) and not self._always(c)]
+        # `growth == tiny` already says what the method is.
+        said = {part, f"{part}.method", f"{part}.name"} & {c.key for c in written}
+        implied = [c.effect for c in dimension.conditions if isinstance(c, HasEffect)]
+        if said:
+            implied = [effects.without(effect, {f"{part}.method", f"{part}.name"}) for effect in implied]
+        return " and ".join([*map(str, written), *(str(e) for e in implied if not effects.always(e))])
 
     def _always(self, condition: Condition) -> bool:
         part = condition.key.partition(".")[0]
         searched = part in self._dimensions or condition.key in self._dimensions
         return not searched and condition.holds(self._shared_value)
+
+
+def _stated(imports: Sequence[str]) -> tuple[dict[str, Effect], list[str]]:
+    """When each key does something, and all keys there are; methods of one's own say so too."""
+    try:
+        return keys.effects(imports), keys.known_keys(imports)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _suggest(dimension: Dimension, trial: TrialLike, lookup: Callable[[str], Any]) -> Any:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from growcore.metrics import label
 from sweeps.config.errors import ConfigError
 from sweeps.views.curves import Subject, Values, read_subject
 from sweeps.views.tables import columns
-from sweeps.views.words import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from growcore.metrics import label
 from sweeps.kept.trials import TrialRow
 from sweeps.records import best
 from sweeps.search import Study
 from sweeps.views import leaderboard
-from sweeps.views.words import label, measured
+from sweeps.views.words import measured
 
 
 def lines(study: Study, row: TrialRow, path: Path, rerun: str, *, is_chosen: bool) -> list[str]:

@@ -6,22 +6,22 @@ errors; its edits are those of a training, as a rounded mean; its train FLOPs ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from growcore import metrics
+from growcore.metrics import METRICS, Metric, Place, Unit, label
 from sweeps.kept.outcomes import outcome_so_far
 from sweeps.kept.trials import Outcome, TrialRow, TrialState
 from sweeps.search import Study
 from sweeps.views.tables import columns, cut
-from sweeps.views.words import chosen, count, edits_each, label, measured
+from sweeps.views.words import chosen, edits_each, measured
 
 Reached = Callable[[int], Outcome | None]  # of a trial by its number, while it runs
 
 _TEST = "test/accuracy"
 _FLOPS = "cost/train_flops"
-
-_COLUMNS = ("model/parameters", "model/nonzero_parameters", _FLOPS)  # in every table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +44,8 @@ class Entry:
     num_parameters: int | None
     num_nonzero: int | None
     train_flops: float | None  # of all replicates together
+    metrics: dict[str, float]  # of the last report; means, train FLOPs too
+    standard_errors: dict[str, float]  # of those that are means
     num_grown: int  # edits, in all replicates together
     num_pruned: int
     epoch: float
@@ -102,7 +104,7 @@ def entry(row: TrialRow, objectives: Sequence[str]) -> Entry:
         row: of the trial.
         objectives: metrics that the sweep is for; the first ranks trials.
     """
-    metrics, errors, trainings = row.outcome.metrics, row.outcome.errors, row.outcome.replicates
+    values, errors, trainings = row.outcome.metrics, row.outcome.errors, row.outcome.replicates
     return Entry(
         number=row.number,
         state=row.state.value,
@@ -111,11 +113,13 @@ def entry(row: TrialRow, objectives: Sequence[str]) -> Entry:
         values=row.values,
         errors=tuple(errors[key] for key in objectives) if errors and row.values else (),
         violations=row.violations,
-        test_accuracy=metrics.get(_TEST),
+        test_accuracy=values.get(_TEST),
         test_error=errors.get(_TEST),
-        num_parameters=_int(metrics.get("model/parameters")),
-        num_nonzero=_int(metrics.get("model/nonzero_parameters")),
-        train_flops=metrics[_FLOPS] * max(1, len(trainings)) if _FLOPS in metrics else None,
+        num_parameters=_int(values.get("model/parameters")),
+        num_nonzero=_int(values.get("model/nonzero_parameters")),
+        train_flops=values[_FLOPS] * max(1, len(trainings)) if _FLOPS in values else None,
+        metrics=dict(values),
+        standard_errors=dict(errors),
         num_grown=row.outcome.num_grown,
         num_pruned=row.outcome.num_pruned,
         epoch=row.outcome.epoch,
@@ -127,7 +131,11 @@ def entry(row: TrialRow, objectives: Sequence[str]) -> Entry:
 
 
 def table(
-    study: Study, limit: int | None = None, width: int | None = None, reached: Reached | None = None
+    study: Study,
+    limit: int | None = None,
+    width: int | None = None,
+    reached: Reached | None = None,
+    known: Mapping[str, Metric] = METRICS,
 ) -> list[str]:
     """The leaderboard as lines of text.
 
@@ -136,26 +144,30 @@ def table(
         limit: at most so many trials; None: all.
         width: characters a line may have; None: any number.
         reached: as in `entries`.
+        known: the metrics of the sweep; the table of metrics says which have columns.
     """
     listed = entries(study, reached)
     shown = listed if limit is None else listed[:limit]
-    flops = "train GFLOP, all seeds" if any(e.replicates for e in listed) else "train GFLOP"
-    heads = ["#", label(study.metric), "test acc", "params", "non-zero", flops, "edits", "what was chosen"]
-    rows = [heads, *(_cells(e) for e in shown)]
+    always = metrics.shown(Place.leaderboard, known)
+    several = any(e.replicates for e in listed)
+    heads = [f"{m.label}, all seeds" if several and key == _FLOPS else m.label for key, m in always.items()]
+    rows = [["#", label(study.metric, known), *heads, "edits", "what was chosen"]]
+    rows += [_cells(e, study.metric, always) for e in shown]
     if len(study.goals.objectives) > 1:
-        rows = [row[:2] + more + row[2:] for row, more in zip(rows, _objectives(study, shown), strict=True)]
+        front = _objectives(study, shown, known)
+        rows = [row[:2] + more + row[2:] for row, more in zip(rows, front, strict=True)]
     lines = columns(rows, left={len(rows[0]) - 1}, width=width)
     if len(shown) < len(listed):
         lines.append(cut(f"  ... and {len(listed) - len(shown)} more: sweeps show {study.name}", width))
     return lines
 
 
-def _objectives(study: Study, shown: Sequence[Entry]) -> list[list[str]]:
+def _objectives(study: Study, shown: Sequence[Entry], known: Mapping[str, Metric]) -> list[list[str]]:
     """For the head and each entry: the further objectives that have no column, and the Pareto front."""
-    keys = list(study.goals.objectives)
-    more = [index for index in range(1, len(keys)) if keys[index] not in _COLUMNS]
+    keys, always = list(study.goals.objectives), metrics.shown(Place.leaderboard, known)
+    more = [index for index in range(1, len(keys)) if keys[index] not in always]
     front = {row.number for row in study.front()}
-    found = [[*(label(keys[index]) for index in more), "front"]]
+    found = [[*(label(keys[index], known) for index in more), "front"]]
     for e in shown:
         values = [_objective(e, index) for index in more]
         found.append([*values, "*" if e.number in front else ""])
@@ -168,7 +180,7 @@ def _objective(e: Entry, index: int) -> str:
     return f"{e.values[index]:.6g}" + (f" ± {e.errors[index]:.2g}" if e.errors else "")
 
 
-def _cells(e: Entry) -> list[str]:
+def _cells(e: Entry, metric: str, always: Mapping[str, Metric]) -> list[str]:
     remark = {
         "stopped": f"stopped at epoch {e.epoch:g}: ",
         "infeasible": f"{e.reason}; ",
@@ -179,14 +191,23 @@ def _cells(e: Entry) -> list[str]:
     broken = f"breaks {', '.join(e.violations)}: " if e.violations else ""
     return [
         str(e.number),
-        measured(e.value, e.error),
-        measured(e.test_accuracy, e.test_error),
-        count(e.num_parameters),
-        count(e.num_nonzero),
-        "-" if e.train_flops is None else f"{e.train_flops / 1e9:.3g}",
+        _value(metric, e.value, e.error, always),
+        *(_column(key, e, always) for key in always),
         e.edits,
         broken + remark.get(e.state, "") + (f"{e.continued}: " if e.continued else "") + e.chosen,
     ]
+
+
+def _column(key: str, e: Entry, always: Mapping[str, Metric]) -> str:
+    value = e.train_flops if key == _FLOPS else e.metrics.get(key)
+    is_a_score = always[key].unit in (Unit.fraction, Unit.nats)
+    return _value(key, value, e.standard_errors.get(key) if is_a_score else None, always)
+
+
+def _value(key: str, value: float | None, error: float | None, known: Mapping[str, Metric]) -> str:
+    if value is None:
+        return "-"
+    return measured(value, error) if error is not None else metrics.written(key, value, known)
 
 
 def counts(study: Study, num_replicates: int = 1) -> str:

@@ -11,15 +11,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
+from growcore.metrics import Place, label, shown
 from sweeps.config.errors import ConfigError
 from sweeps.kept import events, replicates
 from sweeps.records import disk
 from sweeps.views.command_line import root_option
-from sweeps.views.words import label, measured
+from sweeps.views.words import measured
 
 UNDATED = " " * 21  # in place of a line's date and time
 _POLL_SECONDS = 0.5
-_SHOWN = ("val/accuracy", "val/loss", "train/loss", "model/parameters", "model/nonzero_parameters")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,12 +151,13 @@ def _started(event: Mapping[str, Any]) -> list[str]:
 
 def _report(event: Mapping[str, Any], metric: str) -> list[str]:
     metrics, errors = event["metrics"], event.get("errors", {})
-    told = {key: _number(metrics[key]) for key in _SHOWN if key in metrics}
+    always = shown(Place.log).items()
+    told = {key: one.written(metrics[key]) for key, one in always if key in metrics}
     if metric in errors:
         # First, as it ranks, also where it is none of those always shown.
         told = {metric: ""} | told | {metric: measured(metrics[metric], errors[metric])}
-    shown = [f"{label(key)} {value}" for key, value in told.items()]
-    lines = [f"epoch {event['epoch']:g}, step {event['step']}: {', '.join(shown)}"]
+    values = [f"{label(key)} {value}" for key, value in told.items()]
+    lines = [f"epoch {event['epoch']:g}, step {event['step']}: {', '.join(values)}"]
     lines += [f"  {e['kind']} {e['layer']} by {e['number']}: {e['reason']}" for e in event["edits"]]
     findings = event.get("findings", [])
     return lines + [f"  {f['severity']}: {f['layer']}: {f['reason']} {f['fix']}" for f in findings]
@@ -178,7 +179,3 @@ _TOLD: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "failed": _failed,
     "lost": _failed,
 }
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.4f}"

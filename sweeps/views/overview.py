@@ -18,7 +18,9 @@ def lines(root: Path, name: str, width: int | None) -> list[str]:
     num_replicates = SweepConfig.from_dict(plan["config"]).sweep.replicates
     return [
         f"{name}  {leaderboard.counts(study, num_replicates)}",
-        *leaderboard.table(study, width=width, reached=leaderboard.reached_in(root / name)),
+        *leaderboard.table(
+            study, width=width, reached=leaderboard.reached_in(root / name), known=disk.metrics_of(plan)
+        ),
         f"spent: {described(study.budget, study.spent)}",
         f"launched {plan['created']} by: {plan['command']}",
     ]

@@ -238,8 +238,10 @@ def _resources(cluster: ClusterConfig) -> str:
 def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]:
     searched = {dimension.key for dimension in space.dimensions}
     for group in TRIAL_GROUPS:
-        values = config.trial.to_dict()[group]
-        words = [f"{key}={quote(value)}" for key, value in values.items() if f"{group}.{key}" not in searched]
+        keys = {f"{group}.{key}": value for key, value in config.trial.to_dict()[group].items()}
+        # What does nothing in any trial says nothing of them.
+        shown = {key: value for key, value in keys.items() if key not in searched and not space.is_idle(key)}
+        words = [f"{key.partition('.')[2]}={quote(value)}" for key, value in shown.items() if value != {}]
         yield group, "searched, see below" if group in searched else " ".join(words)
     if "seed" not in searched:
         several = config.sweep.replicates > 1

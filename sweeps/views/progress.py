@@ -15,12 +15,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from growcore.metrics import METRICS, Metric, Place, label, shown
 from sweeps.kept.budget import Budget, Spent, described
 from sweeps.kept.replicates import standard_errors
 from sweeps.kept.trials import TrialRow, TrialState
 from sweeps.views.leaderboard import entry
 from sweeps.views.tables import columns
-from sweeps.views.words import chosen, duration, edits_each, label, measured
+from sweeps.views.words import chosen, duration, edits_each, measured
 
 
 class Display(Protocol):
@@ -45,7 +46,14 @@ class Display(Protocol):
         """The sweep is over."""
 
 
-def display(budget: Budget, done: int, metric: str, maximize: bool, stream: TextIO | None = None) -> Display:
+def display(
+    budget: Budget,
+    done: int,
+    metric: str,
+    maximize: bool,
+    stream: TextIO | None = None,
+    known: Mapping[str, Metric] = METRICS,
+) -> Display:
     """A Table where `stream` (stdout) is a terminal, else Lines.
 
     Args:
@@ -54,9 +62,10 @@ def display(budget: Budget, done: int, metric: str, maximize: bool, stream: Text
         metric: what ranks trials.
         maximize: whether a larger metric is better.
         stream: where to write.
+        known: the metrics of the sweep, those of its user too.
     """
     stream = stream or sys.stdout
-    tally = Tally(budget, done, metric, maximize)
+    tally = Tally(budget, done, metric, maximize, known)
     if stream.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
         return LiveTable(tally, stream)
     return Lines(tally, stream)
@@ -65,11 +74,19 @@ def display(budget: Budget, done: int, metric: str, maximize: bool, stream: Text
 class Tally:
     """Counts of a running sweep and its best trial so far."""
 
-    def __init__(self, budget: Budget, done: int, metric: str, maximize: bool) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        done: int,
+        metric: str,
+        maximize: bool,
+        known: Mapping[str, Metric] = METRICS,
+    ) -> None:
         self.budget = budget
         self.spent = Spent()
         self.done = done
         self.metric = metric
+        self.known = known
         self._maximize = maximize
         self._best: tuple[float, int] | None = None
         self._began = time.monotonic()
@@ -81,6 +98,10 @@ class Tally:
             return
         if self._best is None or (row.value > self._best[0]) == self._maximize:
             self._best = (row.value, row.number)
+
+    def describe(self, row: TrialRow) -> str:
+        """How a trial ended, in one line."""
+        return describe(row, self.metric, self.known)
 
     @property
     def seconds(self) -> float:
@@ -111,7 +132,9 @@ class Lines:
     def ended(self, row: TrialRow) -> None:
         """How a trial ended."""
         self._tally.add(row)
-        self.say(f"#{row.number:<3d} {describe(row, self._tally.metric)}   [{self._tally}]")
+        self.say(
+            f"#{row.number:<3d} {describe(row, self._tally.metric, self._tally.known)}   [{self._tally}]"
+        )
 
     def accounted(self, budget: Budget, spent: Spent) -> None:
         """What the sweep may spend and has spent by now."""
@@ -150,7 +173,7 @@ class LiveTable:
         self._tally.add(row)
         self._running.pop(row.number, None)
         style = {"failed": "red", "stopped": "dim", "infeasible": "dim"}.get(row.state.value, "")
-        self._console.print(Text(f"#{row.number:<3d} {describe(row, self._tally.metric)}", style=style))
+        self._console.print(Text(f"#{row.number:<3d} {self._tally.describe(row)}", style=style))
 
     def accounted(self, budget: Budget, spent: Spent) -> None:
         """What the sweep may spend and has spent by now."""
@@ -168,8 +191,9 @@ class LiveTable:
         head = Text(f"{duration(self._tally.seconds)}  {self._tally}", style="bold")
         if not self._running:
             return Group(head)
-        heads = ["#", "seconds", "epoch", label(self._tally.metric), "params", "non-zero", "edits"]
-        rows = [_live_cells(n, trial, self._tally.metric) for n, trial in sorted(self._running.items())]
+        always = [metric.label for metric in shown(Place.live, self._tally.known).values()]
+        heads = ["#", "seconds", "epoch", label(self._tally.metric, self._tally.known), *always, "edits"]
+        rows = [_live_cells(n, trial, self._tally) for n, trial in sorted(self._running.items())]
         lines = columns([[*heads, "what was chosen"], *rows], left={len(heads)})
         return Group(head, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
@@ -180,10 +204,13 @@ class Logged:
     Lines from before the file's folder exists are written when it does.
     """
 
-    def __init__(self, shown: Display, path: Path, metric: str) -> None:
+    def __init__(
+        self, shown: Display, path: Path, metric: str, known: Mapping[str, Metric] = METRICS
+    ) -> None:
         self._shown = shown
         self._path = path
         self._metric = metric
+        self._known = known
         self._waiting: list[str] = []
 
     def started(self, number: int, params: Mapping[str, Any], continues: bool) -> None:
@@ -198,7 +225,7 @@ class Logged:
     def ended(self, row: TrialRow) -> None:
         """A trial ended."""
         self._shown.ended(row)
-        self._write(f"#{row.number:<3d} {describe(row, self._metric)}")
+        self._write(f"#{row.number:<3d} {describe(row, self._metric, self._known)}")
 
     def accounted(self, budget: Budget, spent: Spent) -> None:
         """What the sweep may spend and has spent by now."""
@@ -221,23 +248,20 @@ class Logged:
                 file.writelines(lines)
 
 
-def _live_cells(number: int, trial: Mapping[str, Any], metric: str) -> list[str]:
-    result = trial.get("result")
+def _live_cells(number: int, trial: Mapping[str, Any], tally: Tally) -> list[str]:
+    result, metric, always = trial.get("result"), tally.metric, shown(Place.live, tally.known)
     seconds = f"{time.monotonic() - trial['began']:.0f}"
     if result is None or "metrics" not in result:
-        return [str(number), seconds, "-", "-", "-", "-", "-", trial["chosen"]]
+        return [str(number), seconds, "-", "-", *("-" for _ in always), "-", trial["chosen"]]
     metrics = result["metrics"]
-    counts = [
-        f"{int(metrics[k]):,}" for k in ("model/parameters", "model/nonzero_parameters") if k in metrics
-    ]
-    counts += ["-"] * (2 - len(counts))
+    counts = [one.written(metrics[key]) if key in metrics else "-" for key, one in always.items()]
     trainings = result.get("replicates", [])
     value = measured(metrics.get(metric), standard_errors(trainings).get(metric))
     edits = edits_each(result["num_grown"], result["num_pruned"], len(trainings))
     return [str(number), seconds, f"{result['epoch']:g}", value, *counts, edits, trial["chosen"]]
 
 
-def describe(row: TrialRow, metric: str) -> str:
+def describe(row: TrialRow, metric: str, known: Mapping[str, Metric] = METRICS) -> str:
     """How a trial ended, in one line."""
     e = entry(row, [metric])
     if row.state is TrialState.failed:
@@ -245,10 +269,10 @@ def describe(row: TrialRow, metric: str) -> str:
     if row.state is TrialState.infeasible:
         return str(row.reason)  # says so itself
     what = "complete" if row.state is TrialState.complete else f"stopped early at epoch {row.outcome.epoch:g}"
-    cost = "" if e.num_parameters is None else f", {e.num_parameters:,} params"
-    sparse = "" if e.num_nonzero is None else f" ({e.num_nonzero:,} non-zero)"
+    always = {key: one for key, one in shown(Place.live, known).items() if key in e.metrics}
+    sizes = [f"{one.written(e.metrics[key])} {one.label}" for key, one in always.items()]
     # A resumed trial counts what it trained, not the time in between.
     trained = row.outcome.metrics.get("cost/wall_seconds")
     seconds = row.seconds if trained is None else trained * max(1, len(e.replicates))
     value = measured(e.value, e.error)
-    return f"{what}: {label(metric)} {value}{cost}{sparse}, {e.edits}, {seconds:.1f} s"
+    return f"{what}: {', '.join([f'{label(metric, known)} {value}', *sizes, e.edits])}, {seconds:.1f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from growcore.metrics import Place, label, shown
 from sweeps.records.best import Compared
 from sweeps.views.tables import columns
 from sweeps.views.words import measured
@@ -36,8 +37,8 @@ def means_line(recorded: Mapping[str, Any] | None) -> str | None:
 
 def line(epoch: float, metrics: Mapping[str, float]) -> str:
     """A report of the training."""
-    sizes = f"{metrics['model/parameters']:,.0f} params, {metrics['model/nonzero_parameters']:,.0f} non-zero"
-    return f"  epoch {epoch}: val acc {metrics['val/accuracy']:.4f}, {sizes}"
+    sizes = [f"{one.written(metrics[key])} {one.label}" for key, one in shown(Place.live).items()]
+    return f"  epoch {epoch}: {label('val/accuracy')} {metrics['val/accuracy']:.4f}, {', '.join(sizes)}"
 
 
 def lines(compared: Sequence[Compared], recorded: Mapping[str, Any] | None) -> list[str]:

@@ -1,16 +1,9 @@
-"""How metrics, numbers, durations and parameters are said in tables, lines and logs."""
+"""How durations, edits and parameters are said in tables, lines and logs; metrics say it of themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-_LABELS = {"val/accuracy": "val acc", "val/loss": "val loss", "train/loss": "train loss"}
-
-
-def label(metric: str) -> str:
-    """A metric's name in a table's head."""
-    return _LABELS.get(metric, metric)
 
 
 def measured(value: float | None, error: float | None = None) -> str:
@@ -18,11 +11,6 @@ def measured(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
-
-
-def count(value: int | None) -> str:
-    """A whole number with commas."""
-    return "-" if value is None else f"{value:,}"
 
 
 def edits_each(num_grown: int, num_pruned: int, num_replicates: int) -> str:

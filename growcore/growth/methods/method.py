@@ -32,6 +32,9 @@ STATISTICS = acting("statistics_batches")
 # Those of methods that draw weights.
 DRAWN = acting("init")
 
+# Keys that are settled when training begins: a population does not change them under way.
+SETTLED = frozenset({"start_epoch", "init", "normalization", "relative_thresholds"})
+
 # Makes so many new neurons of a consumer; they stay with it until they are proposed.
 Create = Callable[["Consumer", "GrowthConfig", int], None]
 
@@ -49,6 +52,7 @@ class GrowthMethod:
     meaning: str  # a line, for tables
     keys: Keys = field(default_factory=lambda: EVENTS)  # of GrowthConfig, that act under it
     options: Mapping[str, Option] = field(default_factory=dict)  # its own settings, `growth.options.NAME`
+    settled: frozenset[str] = SETTLED  # of its keys and options, those that cannot change between two epochs
     create: Create | None = None  # None: nothing ever grows
     needs_statistics: bool = False  # whether consumers gather statistics on training batches first
     draws: bool = True  # whether `create` draws from torch's generator, which is then seeded for it

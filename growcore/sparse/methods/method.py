@@ -42,6 +42,10 @@ STRENGTH = (
 )
 
 
+# Keys that are settled when training begins: a population does not change them under way.
+SETTLED = frozenset({"strength", "density", "allocation", "schedule", "start_epoch"})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PruneObservation:
     """What is known of the connections of one sparse layer; all tensors have the weight's shape."""
@@ -75,6 +79,7 @@ class PruningMethod:
     meaning: str  # a line, for tables
     keys: Keys = field(default_factory=dict)  # of PruningConfig, that act under it
     options: Mapping[str, Option] = field(default_factory=dict)  # its own settings, `pruning.options.NAME`
+    settled: frozenset[str] = SETTLED  # of its keys and options, those that cannot change between two epochs
     # What layers measure while they train, a name in growcore.sparse.strength.STRENGTHS; `magnitude` and
     # `random` cost nothing.
     strength: Callable[[PruningConfig], str] = lambda config: "magnitude"

@@ -106,8 +106,10 @@ def test_a_folder_of_the_user_is_searched_first_and_adds_options(tmp_path):
 def test_a_key_that_a_short_file_leaves_out_can_be_typed(tmp_path):
     write(tmp_path / "growth" / "mine.yaml", "method: random\n")
     write(tmp_path / "pruning" / "nothing.yaml", "")
-    config = load(["growth=mine", "pruning=nothing", "growth.num_neurons=7", "pruning.k1=0.2"], [tmp_path])
-    assert (config.trial.growth.num_neurons, config.trial.pruning.k1) == (7, 0.2)
+    config = load(
+        ["growth=mine", "pruning=nothing", "growth.num_neurons=7", "pruning.remove_dead=true"], [tmp_path]
+    )
+    assert (config.trial.growth.num_neurons, config.trial.pruning.remove_dead) == (7, True)
 
 
 def test_folders_are_searched_in_the_order_given_then_the_working_directory_then_ours(tmp_path, monkeypatch):
