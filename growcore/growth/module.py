@@ -4,7 +4,8 @@ A pair of modules grows: the previous one gains output neurons (alpha), this one
 (omega), and this one takes its optimal step (delta). Verbockhaven et al., arXiv:2405.19816.
 
 The module calls its parts: `gathered` keeps passes and statistics, `geometry` says how this kind of layer
-reads its input, and what is to be gained is a frozen record, `extension`, that functions take and return.
+reads its input. What is to be gained is a frozen record, `extension`, that functions take and return; each
+module holds the part of it that concerns its own layer, as `new_outputs` and `new_inputs`.
 """
 
 from __future__ import annotations
@@ -83,12 +84,11 @@ class GrowingModule(nn.Module):
                 f"allow_growing=False."
             )
         super().__init__()
+        function = nn.Identity() if post_layer_function is None else post_layer_function
         special = extended_post_layer_function
         self.name = name if name is not None else type(self).__name__
         self.layer = layer.to(device) if device is not None else layer
-        self.post_layer_function = (nn.Identity() if post_layer_function is None else post_layer_function).to(
-            device
-        )
+        self.post_layer_function = function.to(device)
         self.extended_post_layer_function = None if special is None else special.to(device)
         self.previous_module, self.next_module = previous_module, next_module
         if isinstance(previous_module, GrowingModule) and previous_module.next_module is None:

@@ -1,11 +1,13 @@
 """How growcore.growth is built: few ancestors, no torch before it is used, records behind real layers."""
 
 import copy
+import gc
 import importlib
 import inspect
 import pkgutil
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -34,6 +36,29 @@ def test_no_class_has_more_than_two_ancestors_of_ours():
 def test_growth_alone_imports_no_torch():
     program = "import sys, growcore.growth; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    "kind", ["LinearGrowingModule", "FullConv2dGrowingModule", "LinearMergeGrowingModule"]
+)
+def test_pairs_and_merges_answer_the_same_calls(kind):
+    """What a growth method may call, whichever consumer it grows."""
+    calls = (
+        "init_computation update_computation reduce_computation reset_computation compute_optimal_updates "
+        "compute_gradmax_updates normalize_optimal_updates create_layer_extensions scale_layer_extension "
+        "set_scaling_factor apply_change delete_update proposal load_proposal columns_per_neuron "
+        "check_neighbours missing_neurons number_of_neurons_to_add complete_growth"
+    )
+    values = "producers readers in_neurons extension first_order_improvement tensor_s_growth growth_mean"
+    found = getattr(growcore.growth, kind)
+    assert all(callable(getattr(found, name)) for name in calls.split())
+    assert all(isinstance(getattr(found, name), property) for name in values.split())
+
+
+@pytest.mark.parametrize("name", ["scale_layer_extension", "compute_gradmax_updates", "complete_growth"])
+def test_what_pairs_and_merges_share_is_written_once(name):
+    pair, merge = growcore.growth.GrowingModule, growcore.growth.MergeGrowingModule
+    assert getattr(pair, name) is getattr(merge, name)
 
 
 def proposed_pair():
@@ -72,6 +97,17 @@ def test_a_copy_has_layers_of_an_extension_of_its_own():
     nn.init.zeros_(twin[1].extended_input_layer.weight)
     assert layer.weight.all()
     assert not twin[1].proposal().omega.any()
+
+
+def test_layers_of_an_extension_keep_their_gradients_and_go_with_it():
+    modules, x = proposed_pair()
+    chain_extended(modules, x).sum().backward()
+    assert modules[0].extended_output_layer.weight.grad.abs().sum() > 0
+    layer = weakref.ref(modules[0].extended_output_layer)
+    modules[1].delete_update()
+    gc.collect()
+    assert modules[0].extended_output_layer is None
+    assert layer() is None
 
 
 def test_a_module_that_changes_its_precision_takes_its_extension_along():
