@@ -128,7 +128,7 @@ def bench_conv(kind: str) -> None:
     memory_a = peak_mebibytes(row_a)
 
     def update_b() -> None:
-        for statistic in mine._all_statistics():
+        for statistic in mine.gathered.all():
             statistic.updated = False
         mine.update_computation()
 
@@ -204,7 +204,7 @@ def bench_linear() -> None:
         other.tensor_s_growth,
     ]
     name = f"linear {FEATURES}->{FEATURES}, batch {ROWS}"
-    turns = both_seconds(update(mine, mine._all_statistics()), update(other, others), 25)
+    turns = both_seconds(update(mine, mine.gathered.all()), update(other, others), 25)
     report(f"C {name}, statistics", *turns, "with C")
     decreases = (mine.compute_optimal_delta()[2], other.compute_optimal_delta()[2])
     turns = both_seconds(mine.compute_optimal_delta, other.compute_optimal_delta, 25)

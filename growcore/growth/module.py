@@ -2,23 +2,39 @@
 
 A pair of modules grows: the previous one gains output neurons (alpha), this one the inputs they feed
 (omega), and this one takes its optimal step (delta). Verbockhaven et al., arXiv:2405.19816.
+
+The module calls its parts: `gathered` keeps passes and statistics, `geometry` says how this kind of layer
+reads its input. What is to be gained is a frozen record, `extension`, that functions take and return; each
+module holds the part of it that concerns its own layer, as `new_outputs` and `new_inputs`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from growcore.growth.links import GrowsReaders, LinkedModule
-from growcore.growth.normalization import check_growable, grow_function
-from growcore.growth.proposal import GrowthProposal
-from growcore.growth.resizing import ConnectionState as ConnectionState
-from growcore.growth.snapshot import set_proposal, take_proposal
-from growcore.growth.solving import SolvingModule
-from growcore.growth.target import TargetWidth
+from growcore.growth import extending, layers, pair, passes, resizing, solving, target
+from growcore.growth.extension import Extension, NewInputs, NewOutputs, copied, decrease_tensor, mapped
+from growcore.growth.geometry.base import Geometry
+from growcore.growth.initialization import copy_uniform, known_inits
+from growcore.growth.layers import Layer, apply_layer, check_statistics_shapes, fan_in
+from growcore.growth.statistics import gathering
+from growcore.growth.statistics.layer import LayerStatistics
+from growcore.growth.statistics.statistic import TensorStatistic
+from growcore.growth.views import LayerViews
+
+# Modules that a growing module refers to or holds for a while: none is a part of it, so none may appear in
+# its state_dict or among the parameters of an optimizer.
+_UNREGISTERED = frozenset(
+    ("previous_module", "next_module", "optimal_delta_layer", "extended_input_layer", "extended_output_layer")
+)
 
 
-class GrowingModule(SolvingModule, TargetWidth):
+class GrowingModule(nn.Module):
     """A layer and the function after it, able to grow.
 
     Args:
@@ -37,9 +53,18 @@ class GrowingModule(SolvingModule, TargetWidth):
         initial_in_neurons: input neurons before growth; None: those of the layer now.
     """
 
+    geometry: ClassVar[Geometry] = Geometry()
+    known_inits = known_inits
+
+    layer: Layer
+    post_layer_function: nn.Module
+    extended_post_layer_function: nn.Module | None
+    previous_module: nn.Module | None
+    next_module: nn.Module | None
+
     def __init__(
         self,
-        layer: nn.Linear | nn.Conv2d,
+        layer: Layer,
         tensor_s_shape: tuple[int, int] | None = None,
         tensor_m_shape: tuple[int, int] | None = None,
         post_layer_function: nn.Module | None = None,
@@ -52,168 +77,82 @@ class GrowingModule(SolvingModule, TargetWidth):
         target_in_neurons: int | None = None,
         initial_in_neurons: int | None = None,
     ) -> None:
-        if allow_growing and not isinstance(previous_module, LinkedModule | GrowsReaders):
+        if allow_growing and not isinstance(previous_module, GrowingModule | pair.GrowsForReaders):
             raise ValueError(
                 f"A layer that gains inputs needs a growing module before it; got allow_growing=True, "
                 f"previous_module={type(previous_module).__name__}. Pass previous_module or "
                 f"allow_growing=False."
             )
-        super().__init__(
-            layer.to(device) if device is not None else layer,
-            nn.Identity() if post_layer_function is None else post_layer_function.to(device),
-            None if extended_post_layer_function is None else extended_post_layer_function.to(device),
-            previous_module,
-            next_module,
-            name,
-        )
+        super().__init__()
+        function = nn.Identity() if post_layer_function is None else post_layer_function
+        special = extended_post_layer_function
+        self.name = name if name is not None else type(self).__name__
+        self.layer = layer.to(device) if device is not None else layer
+        self.post_layer_function = function.to(device)
+        self.extended_post_layer_function = None if special is None else special.to(device)
+        self.previous_module, self.next_module = previous_module, next_module
+        if isinstance(previous_module, GrowingModule) and previous_module.next_module is None:
+            previous_module.next_module = self
         self.allow_growing = allow_growing
         self.target_in_neurons = target_in_neurons
         self.initial_in_neurons = self.in_neurons if initial_in_neurons is None else initial_in_neurons
-        self._check_shapes(tensor_s_shape, tensor_m_shape)
+        check_statistics_shapes(self.layer, tensor_s_shape, tensor_m_shape)
+        self.store_input = self.store_pre_activity = False  # whether forward passes keep them
+        self.gathered = LayerStatistics(self)
+        self.new_outputs: NewOutputs | None = None
+        self.new_inputs = NewInputs()
+        self.eigenvalues_extension: Tensor | None = None
+        self.delta_raw: Tensor | None = None  # the optimal step before its bias is split off
+        self._views = LayerViews()
+        # One tensor for both ends of a pair: a derivative by gamma passes through alpha and omega.
+        self.input_scaling_factor = self.output_scaling_factor = extending.scalar(0.0)
 
-    def _check_shapes(self, s_shape: tuple[int, int] | None, m_shape: tuple[int, int] | None) -> None:
-        num_inputs = self.in_fan + int(self.use_bias)
-        for name, given, right in (
-            ("tensor_s_shape", s_shape, (num_inputs, num_inputs)),
-            ("tensor_m_shape", m_shape, (num_inputs, self.weight.shape[0])),
-        ):
-            if given is not None and tuple(given) != right:
-                raise ValueError(f"{name} must be {right} for {self.layer}; got {given}. Leave it out.")
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _UNREGISTERED:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
-    def compute_optimal_updates(
-        self,
-        numerical_threshold: float = 1e-10,
-        statistical_threshold: float = 1e-5,
-        maximum_added_neurons: int | None = None,
-        update_previous: bool = True,
-        dtype: torch.dtype = torch.float32,
-        use_projected_gradient: bool = True,
-        relative_thresholds: bool = False,
-        relative_ridge: float = 0.0,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The optimal delta and, where there is a previous module, the optimal new neurons.
+    def _apply(self, fn: Any, recurse: bool = True) -> GrowingModule:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.new_outputs = self.new_outputs and mapped(self.new_outputs, fn)
+        self.new_inputs = mapped(self.new_inputs, fn)
+        return self
 
-        The arguments are those of compute_optimal_added_parameters.
+    @property
+    def weight(self) -> Tensor:
+        """Weight of the layer."""
+        return self.layer.weight
 
-        Returns:
-            alpha's weights and bias; (None, None) without a previous module or behind a merge, which
-            solves for all its readers at once.
-        """
-        self.compute_optimal_delta(dtype=dtype, relative_ridge=relative_ridge)
-        if self.previous_module is None or isinstance(self.previous_module, GrowsReaders):
-            return None, None
-        alpha_weight, alpha_bias, _, _ = self.compute_optimal_added_parameters(
-            numerical_threshold,
-            statistical_threshold,
-            maximum_added_neurons,
-            update_previous,
-            dtype,
-            use_projected_gradient,
-            relative_thresholds,
-            relative_ridge,
-        )
-        return alpha_weight, alpha_bias
+    @property
+    def bias(self) -> Tensor | None:
+        """Bias of the layer, None where it has none."""
+        return self.layer.bias
 
-    def apply_change(
-        self,
-        scaling_factor: float | Tensor | None = None,
-        apply_previous: bool = True,
-        apply_delta: bool = True,
-        apply_extension: bool = True,
-        extension_size: int | None = None,
-    ) -> None:
-        """Make the layers compute what extended_forward computes.
+    @property
+    def use_bias(self) -> bool:
+        """Whether the layer has a bias."""
+        return self.layer.bias is not None
 
-        The layer's input and the previous layer's output grow; the layer's own output does not.
+    @property
+    def device(self) -> torch.device:
+        """Where the layer's weight lives."""
+        return self.layer.weight.device
 
-        Args:
-            scaling_factor: gamma; None: the current one.
-            apply_previous: whether the previous layer gains its output neurons.
-            apply_delta: whether the step is taken.
-            apply_extension: whether neurons are added.
-            extension_size: number of new neurons, checked; None: those of the extension.
+    @property
+    def in_neurons(self) -> int:
+        """Number of input neurons (features or channels)."""
+        return self.weight.shape[1]
 
-        Raises:
-            ValueError: the extensions do not fit, before anything has changed.
-        """
-        delta = self.optimal_delta_layer if apply_delta else None
-        omega = self.extended_input_layer if apply_extension else None
-        previous = self.previous_module
-        if not (apply_previous and apply_extension and isinstance(previous, GrowingModule)):
-            previous = None
-        self.check_change(delta, omega, previous, extension_size if apply_extension else None)
-        if scaling_factor is not None:
-            self.scaling_factor = scaling_factor
-        gamma = float(self.scaling_factor.detach())
-        if delta is not None:
-            bias = None if delta.bias is None else -(gamma**2) * delta.bias.detach()
-            self.parameter_step(-(gamma**2) * delta.weight.detach(), bias)
-        if omega is not None:
-            self.layer_in_extension(gamma * omega.weight.detach())
-        if previous is not None and previous.extended_output_layer is not None:
-            previous.grow_output(gamma, self.extension_moments)
+    @property
+    def out_neurons(self) -> int:
+        """Number of output neurons (features or channels)."""
+        return self.weight.shape[0]
 
-    def check_change(
-        self,
-        delta: nn.Module | None,
-        omega: nn.Linear | nn.Conv2d | None,
-        previous: GrowingModule | None,
-        extension_size: int | None,
-    ) -> None:
-        """Raise a ValueError where apply_change could not be carried out to its end."""
-        size = 0 if omega is None else omega.weight.shape[1]
-        if extension_size is not None and extension_size != size:
-            raise ValueError(
-                f"extension_size must be the size of the extension of {self.name}; "
-                f"got extension_size={extension_size}, extension {size}. Leave it out."
-            )
-        stale = (delta is not None and delta.weight.shape != self.weight.shape) or (
-            omega is not None and omega.weight.shape[0] != self.out_neurons
-        )
-        alpha = None if previous is None else previous.extended_output_layer
-        if previous is not None and alpha is not None:
-            check_growable(previous.post_layer_function)
-            stale = stale or alpha.weight.shape[1:] != previous.weight.shape[1:]
-        if stale:
-            raise ValueError(
-                f"The update of {self.name} was computed for other sizes: a layer has grown since. "
-                f"Gather statistics again, or take proposal() first and load_proposal() now."
-            )
-
-    def grow_output(self, gamma: float, moments: tuple[Tensor, Tensor] | None) -> None:
-        """Gain the output extension, scaled, and let what follows the layer grow along."""
-        layer = self.extended_output_layer
-        assert layer is not None
-        bias = None if layer.bias is None else gamma * layer.bias.detach()
-        self.layer_out_extension(gamma * layer.weight.detach(), bias)
-        mean, variance = (None, None) if moments is None else (gamma * moments[0], gamma**2 * moments[1])
-        num_new = layer.weight.shape[0]
-        self.post_layer_function = grow_function(self.post_layer_function, num_new, mean, variance)
-
-    def delete_update(
-        self,
-        include_previous: bool = True,
-        delete_delta: bool = True,
-        delete_input: bool = True,
-        delete_output: bool = False,
-    ) -> None:
-        """Forget the optimal delta and the new neurons, and set gamma to 0.
-
-        This layer's own output extension stays by default: the next layer may still need it.
-        """
-        self.set_scaling_factor(0.0)
-        self.parameter_update_decrease = None
-        self.eigenvalues_extension = None
-        self.extension_moments = None
-        if delete_delta:
-            self.optimal_delta_layer = None
-            self.delta_raw = None
-        if delete_output:
-            self.extended_output_layer = None
-        if delete_input:
-            self.extended_input_layer = None
-            if include_previous and isinstance(self.previous_module, GrowingModule):
-                self.previous_module.extended_output_layer = None
+    @property
+    def in_fan(self) -> int:
+        """Number of inputs of one neuron of this layer."""
+        return fan_in(self.weight)
 
     @property
     def producers(self) -> list[GrowingModule]:
@@ -229,31 +168,41 @@ class GrowingModule(SolvingModule, TargetWidth):
         """Indices of the second dimension of a reader's weight that belong to one neuron."""
         return 1
 
-    def proposal(self) -> GrowthProposal:
-        """The current new neurons and optimal delta as a value.
+    @property
+    def function_on_extension(self) -> nn.Module:
+        """What follows the layer for new neurons."""
+        special = self.extended_post_layer_function
+        return self.post_layer_function if special is None else special
+
+    @property
+    def function_behind(self) -> nn.Module:
+        """What stands between the producers' functions and the readers: nothing, in a pair."""
+        return nn.Identity()
+
+    def require_previous(self) -> GrowingModule:
+        """The previous module.
 
         Raises:
-            ValueError: there are no new neurons.
+            ValueError: there is none that can gain neurons for this one alone.
         """
-        self.require_growing_previous()
-        return take_proposal(self)
-
-    def load_proposal(self, proposal: GrowthProposal) -> None:
-        """Set the extensions, delta and gamma of a proposal, so that apply_change bakes in exactly it.
-
-        Neurons that the two layers have gained since the proposal was made get zeros: the proposal does
-        not concern them. So proposals made for several pairs of one network apply one after another.
-
-        Raises:
-            ValueError: the proposal does not fit the two layers; nothing has changed then.
-        """
-        if not isinstance(proposal, GrowthProposal):
+        if not isinstance(self.previous_module, GrowingModule):
             raise ValueError(
-                f"{self.name} reads one layer and takes a GrowthProposal; got {type(proposal).__name__}. "
-                f"Load a proposal into the layers it was made for."
+                f"{self.name} gains input neurons from a growing module before it; got "
+                f"previous_module={type(self.previous_module).__name__}. Pass previous_module=... ."
             )
-        self.require_growing_previous()
-        set_proposal(self, proposal)
+        return self.previous_module
+
+    def check_neighbours(self) -> None:
+        """Raise a ValueError where the previous module and this one cannot share new neurons."""
+        self.geometry.check_pair(self.require_previous(), self)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The parameters of the layer; those of the function after it belong to the whole network."""
+        return self.layer.parameters(recurse)
+
+    def number_of_parameters(self) -> int:
+        """Number of parameters of the layer."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def update_input_size(
         self,
@@ -264,5 +213,205 @@ class GrowingModule(SolvingModule, TargetWidth):
         """The size of the layer's input without samples and channels, where it is known."""
         raise NotImplementedError
 
+    def forward(self, x: Tensor) -> Tensor:
+        """sigma(W x); keeps x and the pre-activation while statistics are gathered."""
+        if not self.gathered.wanted:
+            return passes.after_layer(self, apply_layer(self.layer, x))
+        self.gathered.store(x)
+        return passes.after_layer(self, self.gathered.store_result(apply_layer(self.layer, x)))
+
+    @property
+    def input(self) -> Tensor:
+        """Input of the last forward pass, detached; a ValueError where none was stored."""
+        return self.gathered.input
+
+    @property
+    def input_extended(self) -> Tensor:
+        """The stored input, extended by ones where the layer has a bias."""
+        return self.geometry.input_extended(self.gathered.reading)
+
+    @property
+    def pre_activity(self) -> Tensor:
+        """Pre-activation of the last pass, its `.grad` filled by backward; a ValueError where none is."""
+        return self.gathered.pre_activity
+
+    @property
+    def pre_activity_gradient(self) -> Tensor:
+        """The gradient dL/da of the last pass; a ValueError without a backward pass or under no_grad."""
+        return self.gathered.gradient
+
+    @property
+    def tensor_s(self) -> TensorStatistic:
+        """S of this layer."""
+        return self.gathered.s
+
+    @property
+    def tensor_m(self) -> TensorStatistic:
+        """M of this layer."""
+        return self.gathered.m
+
+    @property
+    def tensor_m_prev(self) -> TensorStatistic:
+        """M_prev of the pair."""
+        return self.gathered.m_prev
+
+    @property
+    def cross_covariance(self) -> TensorStatistic:
+        """C of the pair."""
+        return self.gathered.c
+
+    @property
+    def tensor_s_growth(self) -> TensorStatistic:
+        """S of the previous module's input as often as new neurons are read."""
+        return self.gathered.s_growth
+
+    @property
+    def growth_mean(self) -> TensorStatistic:
+        """Mean of the previous module's input, 1 appended, as often as new neurons are read."""
+        return self.gathered.mean
+
+    @property
+    def tensor_n(self) -> Tensor:
+        """N = -M_prev + C delta^T; a ValueError where the optimal delta is not known yet."""
+        return self.gathered.goals(use_projected_gradient=True)[0]
+
+    def statistics(self) -> Iterator[TensorStatistic]:
+        """The statistics that a forward pass of this module opens for one more update."""
+        return self.gathered.own()
+
+    @property
+    def extension(self) -> Extension:
+        """The current record of new neurons and of this layer's step, without copies."""
+        outputs = tuple(producer.new_outputs for producer in self.producers)
+        return Extension(outputs, (self.new_inputs,), self.eigenvalues_extension)
+
+    @extension.setter
+    def extension(self, extension: Extension) -> None:
+        new = copied(extension)
+        for producer, gained in zip(self.producers, new.outputs, strict=True):
+            producer.new_outputs = gained
+        (self.new_inputs,) = new.inputs
+        self.eigenvalues_extension = new.eigenvalues
+
+    @property
+    def extended_output_layer(self) -> Layer | None:
+        """The weights into this module's new neurons, as a layer that shares memory with the record."""
+        new = self.new_outputs
+        return None if new is None else self._views.of("alpha", self.layer, new.weight, new.bias)
+
+    @extended_output_layer.setter
+    def extended_output_layer(self, layer: Layer | None) -> None:
+        weight, bias = self._views.adopt("alpha", layer)
+        self.new_outputs = None if weight is None else NewOutputs(weight, bias)
+
+    @property
+    def extended_input_layer(self) -> Layer | None:
+        """The weights out of the previous module's new neurons, as a layer that shares memory with it."""
+        return self._views.of("omega", self.layer, self.new_inputs.omega, None)
+
+    @extended_input_layer.setter
+    def extended_input_layer(self, layer: Layer | None) -> None:
+        omega, _ = self._views.adopt("omega", layer)
+        self.new_inputs = replace(self.new_inputs, omega=omega)
+
+    @property
+    def optimal_delta_layer(self) -> Layer | None:
+        """The optimal step, as a layer that shares memory with the record."""
+        return self._views.of("delta", self.layer, self.new_inputs.delta_weight, self.new_inputs.delta_bias)
+
+    @optimal_delta_layer.setter
+    def optimal_delta_layer(self, layer: Layer | None) -> None:
+        weight, bias = self._views.adopt("delta", layer)
+        self.new_inputs = replace(self.new_inputs, delta_weight=weight, delta_bias=bias)
+
+    @property
+    def parameter_update_decrease(self) -> Tensor | None:
+        """First-order decrease of the loss by the step, per unit gamma^2; None where it is not known."""
+        decrease = self.new_inputs.parameter_update_decrease
+        return None if decrease is None else decrease_tensor(decrease, self.weight)
+
+    @property
+    def scaling_factor(self) -> Tensor:
+        """gamma, a scalar leaf tensor, so that the loss can be differentiated by it."""
+        return self.input_scaling_factor
+
+    @scaling_factor.setter
+    def scaling_factor(self, factor: float | Tensor) -> None:
+        self.set_scaling_factor(float(factor))
+
+    @property
+    def activation_gradient(self) -> Tensor:
+        """sigma'(0+) of the function between the previous layer and this one."""
+        self.require_previous()
+        return torch.tensor(solving.slope(self), dtype=self.weight.dtype, device=self.device)
+
+    @property
+    def first_order_improvement(self) -> Tensor:
+        """First-order decrease of the loss by delta and the new neurons, per unit gamma^2.
+
+        Raises:
+            ValueError: the optimal delta has not been computed.
+        """
+        return solving.first_order_improvement(self)
+
+    def omega_kernel(self, omega: Tensor) -> Tensor:
+        """The solved omega as a weight of this layer for the new inputs."""
+        return self.geometry.omega_kernel(self.layer, omega)
+
+    def omega_weight(self, reader: GrowingModule, omega: Tensor) -> Tensor:
+        """The solved omega of a reader, which is this module, as its weight for the new inputs."""
+        return self.omega_kernel(omega)
+
+    def copy_uniform_initialization(self, tensor: Tensor, reference_tensor: Tensor, fan_in: int) -> None:
+        """Fill `tensor` uniformly on +-sqrt(3) std(reference), or std fan_in^(-1/2) without a spread."""
+        copy_uniform(tensor, reference_tensor, fan_in)
+
     def extra_repr(self) -> str:
         return f"{self.name}, {self.number_of_parameters()} parameters"
+
+    # The page's longer methods; those that merges share have one definition for both.
+    extended_forward = passes.extended_forward
+
+    # Gathering what the layer reads and the gradients it gets.
+    init_computation = gathering.init_computation
+    update_computation = gathering.update_computation
+    reduce_computation = gathering.reduce_computation
+    reset_computation = gathering.reset_computation
+    compute_s_update = gathering.compute_s_update
+    compute_m_update = gathering.compute_m_update
+    compute_m_prev_update = gathering.compute_m_prev_update
+    compute_cross_covariance_update = gathering.compute_cross_covariance_update
+    compute_n_update = gathering.compute_n_update
+    projected_v_goal = gathering.projected_v_goal
+
+    # Layers like this one.
+    get_fan_in_from_layer = staticmethod(layers.get_fan_in_from_layer)
+    scale_layer = staticmethod(layers.scale_layer)
+    layer_of_tensor = layers.layer_of_tensor
+
+    # Solving for, drawing and changing what is to be gained.
+    compute_optimal_delta = pair.compute_optimal_delta
+    compute_optimal_added_parameters = pair.compute_optimal_added_parameters
+    compute_optimal_updates = pair.compute_optimal_updates
+    compute_gradmax_updates = solving.compute_gradmax_updates
+    create_layer_in_extension = extending.create_layer_in_extension
+    create_layer_out_extension = extending.create_layer_out_extension
+    create_layer_extensions = pair.create_layer_extensions
+    sub_select_optimal_added_parameters = pair.sub_select_optimal_added_parameters
+    normalize_optimal_updates = extending.normalize_optimal_updates
+    scale_layer_extension = extending.scale_layer_extension
+    scale_parameter_update = pair.scale_parameter_update
+    set_scaling_factor = extending.set_scaling_factor
+
+    # Proposing and growing.
+    proposal = pair.proposal
+    load_proposal = pair.load_proposal
+    apply_change = pair.apply_change
+    delete_update = pair.delete_update
+    add_parameters = resizing.add_parameters
+    parameter_step = resizing.parameter_step
+    layer_in_extension = resizing.layer_in_extension
+    layer_out_extension = resizing.layer_out_extension
+    missing_neurons = target.missing_neurons
+    number_of_neurons_to_add = target.number_of_neurons_to_add
+    complete_growth = target.complete_growth

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from growcore.growth.merge import MergeGrowingModule
-from growcore.growth.module import GrowingModule
+from growcore.growth.merge import Consumer
 from growcore.growth.normalization import GrowingGroupNorm, GrowingLayerNorm, parts
 
 Layer = nn.Linear | nn.Conv2d
@@ -53,7 +52,7 @@ class ShrinkingConnections(Protocol):
         """Called after the weight lost indices of a dimension: cut what is kept per connection."""
 
 
-def removable_neurons(consumer: GrowingModule | MergeGrowingModule) -> Tensor:
+def removable_neurons(consumer: Consumer) -> Tensor:
     """Which hidden neurons can go without a part in what the others compute, as long as they are silent.
 
     LayerNorm and GroupNorm mix the neurons they began with: none of those can go. What such a norm
@@ -65,7 +64,7 @@ def removable_neurons(consumer: GrowingModule | MergeGrowingModule) -> Tensor:
     Returns:
         bool, one for each neuron of the hidden layer.
     """
-    _require_pair(consumer)
+    consumer.check_neighbours()
     first = consumer.producers[0]
     removable = torch.ones(first.out_neurons, dtype=torch.bool, device=first.device)
     for part in _parts_of(consumer):
@@ -77,7 +76,7 @@ def removable_neurons(consumer: GrowingModule | MergeGrowingModule) -> Tensor:
 
 
 @torch.no_grad()
-def remove_neurons(consumer: GrowingModule | MergeGrowingModule, keep: Tensor) -> list[Cut]:
+def remove_neurons(consumer: Consumer, keep: Tensor) -> list[Cut]:
     """Take neurons out of the hidden layer before a consumer, in place.
 
     Args:
@@ -92,7 +91,7 @@ def remove_neurons(consumer: GrowingModule | MergeGrowingModule, keep: Tensor) -
         ValueError: keep does not fit the layer, would empty it, or takes neurons that are not
             removable; nothing has changed then.
     """
-    _require_pair(consumer)
+    consumer.check_neighbours()
     keep = keep.to(consumer.producers[0].device)
     _check_removal(consumer, keep)
     columns = [keep.repeat_interleave(consumer.columns_per_neuron(reader)) for reader in consumer.readers]
@@ -108,20 +107,13 @@ def remove_neurons(consumer: GrowingModule | MergeGrowingModule, keep: Tensor) -
     ]
 
 
-def _require_pair(consumer: GrowingModule | MergeGrowingModule) -> None:
-    if isinstance(consumer, GrowingModule):
-        consumer.require_growing_previous()
-
-
-def _parts_of(consumer: GrowingModule | MergeGrowingModule) -> list[nn.Module]:
+def _parts_of(consumer: Consumer) -> list[nn.Module]:
     """What acts on the hidden neurons before they are read."""
-    found = [part for producer in consumer.producers for part in parts(producer.post_layer_function)]
-    if isinstance(consumer, MergeGrowingModule):
-        found += parts(consumer.post_merge_function)
-    return found
+    functions = [*(producer.post_layer_function for producer in consumer.producers), consumer.function_behind]
+    return [part for function in functions for part in parts(function) if not isinstance(part, nn.Identity)]
 
 
-def _check_removal(consumer: GrowingModule | MergeGrowingModule, keep: Tensor) -> None:
+def _check_removal(consumer: Consumer, keep: Tensor) -> None:
     producer = consumer.producers[0]
     num_neurons = producer.out_neurons
     if keep.shape != (num_neurons,) or keep.dtype != torch.bool or not keep.any():

@@ -1,181 +1,161 @@
-"""The part of a growing module that solves for its optimal step and the best new neurons before it."""
+"""From a consumer's statistics to its steps and new neurons, for pairs and merges alike.
+
+Letters as in `solve`: S second moment, M correlation with the gradient g, N what new neurons should correlate
+to, alpha and omega the weights into and out of them. Inputs of several producers are stacked and goals of
+several readers lie side by side, so that a merge is the problem of a single pair.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from growcore.growth import solve
+from growcore.growth.extending import new_outputs
+from growcore.growth.extension import Extension, NewInputs, NewOutputs
 from growcore.growth.initialization import reference_std
+from growcore.growth.layers import split_bias
+from growcore.growth.moments import blocks, with_moments
 from growcore.growth.normalization import derivative_at_zero
-from growcore.growth.resizing import MaskedConnections, ResizableModule
+from growcore.growth.resizing import MaskedConnections
+
+if TYPE_CHECKING:
+    from growcore.growth.merge import Consumer
+    from growcore.growth.module import GrowingModule
 
 
-class SolvingModule(ResizableModule):
-    """A resizable module that turns its statistics into a step and an extension."""
+def optimal_step(
+    module: GrowingModule, dtype: torch.dtype, force_pseudo_inverse: bool, relative_ridge: float
+) -> tuple[Tensor, Tensor]:
+    """A module's delta (out, in + 1), bias last, and its decrease; pruned connections take no part."""
+    delta, decrease = solve.optimal_delta(
+        module.tensor_s(), module.tensor_m(), dtype, force_pseudo_inverse, relative_ridge
+    )
+    if not isinstance(module.layer, MaskedConnections):
+        return delta, decrease
+    alive = torch.ones_like(delta)
+    alive[:, : module.in_fan] = module.layer.mask.flatten(1).to(delta)
+    delta = delta * alive
+    decrease = (module.tensor_m() * delta.T).sum()
+    # Part of an optimal step may point uphill; then no step is better.
+    return (delta, decrease) if decrease > 0 else (torch.zeros_like(delta), torch.zeros_like(decrease))
 
-    def compute_optimal_delta(
-        self,
-        update: bool = True,
-        dtype: torch.dtype = torch.float32,
-        force_pseudo_inverse: bool = False,
-        relative_ridge: float = 0.0,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The step of the layer's own weights that decreases the loss fastest: delta = (S^-1 M)^T.
 
-        Pruned connections of a layer with a mask take no part in the step.
+def solved_extension(
+    consumer: Consumer,
+    numerical_threshold: float,
+    statistical_threshold: float,
+    maximum_added_neurons: int | None,
+    dtype: torch.dtype,
+    use_projected_gradient: bool,
+    relative_thresholds: bool,
+    relative_ridge: float,
+) -> Extension:
+    """The neurons that decrease the loss fastest, beside the steps that the readers have.
 
-        Args:
-            update: whether optimal_delta_layer and parameter_update_decrease are set.
-            dtype: precision of the solution.
-            force_pseudo_inverse: never solve directly.
-            relative_ridge: multiple of S's mean diagonal entry added to its diagonal.
+    The arguments are those of GrowingModule.compute_optimal_added_parameters.
+    """
+    goals = consumer.gathered.goals(use_projected_gradient)
+    neurons = solve.optimal_new_neurons(
+        consumer.tensor_s_growth().to(dtype),
+        _side_by_side(goals).to(dtype),
+        numerical_threshold,
+        statistical_threshold,
+        maximum_added_neurons,
+        relative_thresholds,
+        relative_ridge,
+    )
+    outputs = []
+    for module, rows in zip(consumer.producers, blocks(consumer, neurons.alpha), strict=True):
+        weight, bias = split_bias(rows.to(module.weight.dtype), module.use_bias)
+        outputs.append(NewOutputs(weight.reshape(-1, *module.weight.shape[1:]), bias))
+    inputs = _with_omega(consumer, [reader.new_inputs for reader in consumer.readers], neurons.omega, goals)
+    eigenvalues = neurons.eigenvalues.to(consumer.readers[0].weight.dtype)
+    return with_moments(consumer, Extension(tuple(outputs), inputs, eigenvalues))
 
-        Returns:
-            delta shaped like the weight, delta of the bias or None, and the decrease d = tr(M delta).
-        """
-        self.delta_raw, decrease = solve.optimal_delta(
-            self.tensor_s(), self.tensor_m(), dtype, force_pseudo_inverse, relative_ridge
-        )
-        if isinstance(self.layer, MaskedConnections):
-            self.delta_raw, decrease = self._alive(self.delta_raw, self.layer.mask)
-        weight, bias = self._split_bias(self.delta_raw, self.use_bias)
-        weight = weight.reshape(self.weight.shape)
-        if update:
-            self.optimal_delta_layer = self.layer_of_tensor(weight, bias)
-            self.parameter_update_decrease = decrease
-        return weight, bias, decrease
 
-    def _alive(self, delta: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The part of delta a layer with pruned connections can take, and the decrease it brings."""
-        alive = torch.ones_like(delta)
-        alive[:, : self.in_fan] = mask.flatten(1).to(delta)
-        delta = delta * alive
-        decrease = (self.tensor_m() * delta.T).sum()
-        # Part of an optimal step may point uphill; then no step is better.
-        return (delta, decrease) if decrease > 0 else (torch.zeros_like(delta), torch.zeros_like(decrease))
+def _side_by_side(goals: list[Tensor]) -> Tensor:
+    return goals[0] if len(goals) == 1 else torch.cat(goals, dim=1)
 
-    def compute_optimal_added_parameters(
-        self,
-        numerical_threshold: float = 1e-15,
-        statistical_threshold: float = 1e-3,
-        maximum_added_neurons: int | None = None,
-        update_previous: bool = True,
-        dtype: torch.dtype = torch.float32,
-        use_projected_gradient: bool = True,
-        relative_thresholds: bool = False,
-        relative_ridge: float = 0.0,
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """The new neurons of the previous module that decrease the loss fastest; sets the extensions.
 
-        Args:
-            numerical_threshold: eigenvalues of S_growth at or below it are dropped.
-            statistical_threshold: singular values below it are dropped, never the largest.
-            maximum_added_neurons: None: no limit.
-            update_previous: whether the previous module's extended_output_layer is set.
-            dtype: precision of the solution.
-            use_projected_gradient: leave out what the optimal delta already corrects.
-            relative_thresholds: thresholds are fractions of the largest value.
-            relative_ridge: multiple of S_growth's mean diagonal entry added to its diagonal.
+def _with_omega(
+    consumer: Consumer, inputs: list[NewInputs], omega: Tensor, goals: list[Tensor]
+) -> tuple[NewInputs, ...]:
+    """The readers' records with the rows of omega that were solved for their goals."""
+    rows = omega.split([goal.shape[1] for goal in goals])
+    return tuple(
+        replace(new, omega=consumer.omega_weight(reader, part.to(reader.weight.dtype)))
+        for reader, new, part in zip(consumer.readers, inputs, rows, strict=True)
+    )
 
-        Returns:
-            alpha's weights and bias (None without one), omega and the singular values.
-        """
-        previous = self.require_growing_previous()
-        N = self.tensor_n if use_projected_gradient else -self.tensor_m_prev()
-        neurons = solve.optimal_new_neurons(
-            self.tensor_s_growth().to(dtype),
-            N.to(dtype),
-            numerical_threshold,
-            statistical_threshold,
-            maximum_added_neurons,
-            relative_thresholds,
-            relative_ridge,
-        )
-        alpha, omega, self.eigenvalues_extension = (
-            t.to(self.weight.dtype) for t in (neurons.alpha, neurons.omega, neurons.eigenvalues)
-        )
-        alpha_weight, alpha_bias = self._split_bias(alpha, previous.use_bias)
-        alpha_weight = alpha_weight.reshape(-1, *previous.weight.shape[1:])
-        self.extended_input_layer = self.layer_of_tensor(self.omega_kernel(omega), force_bias=False)
-        if update_previous:
-            previous.extended_output_layer = previous.layer_of_tensor(alpha_weight, alpha_bias)
-            self.extension_moments = self.measured_moments()
-        return alpha_weight, alpha_bias, self.omega_of_solution(omega), self.eigenvalues_extension
 
-    def omega_kernel(self, omega: Tensor) -> Tensor:
-        """The solved omega as a weight of this layer for the new inputs."""
-        raise NotImplementedError
+def compute_gradmax_updates(
+    consumer: Consumer,
+    maximum_added_neurons: int | None = None,
+    statistical_threshold: float = 1e-5,
+    relative_thresholds: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """New neurons that change nothing yet and whose incoming weights get the largest gradient.
 
-    def omega_of_solution(self, omega: Tensor) -> Tensor:
-        """The solved omega as compute_optimal_added_parameters returns it."""
-        return omega
+    alpha is 0 and omega holds the leading right singular vectors of M_prev, of norm 1; with step size 1
+    on alpha the loss falls by the sum of the squared singular values. There is no delta. Only M_prev
+    is needed. Before a ReLU, whose gradient at exactly 0 is 0, alpha's bias (its weights, where it has
+    no bias) is a thousandth of the producer's weights, so that the neurons are open.
+    Evci et al., "GradMax", ICLR 2022, arXiv:2201.05125.
+    """
+    consumer.check_neighbours()
+    goals = [goal.to(dtype) for goal in consumer.gathered.goals(use_projected_gradient=False)]
+    neurons = solve.optimal_new_neurons(
+        None, _side_by_side(goals), 0.0, statistical_threshold, maximum_added_neurons, relative_thresholds
+    )
+    # The solution has columns of norm sqrt(Lambda).
+    omega = neurons.omega / neurons.eigenvalues.sqrt().clamp_min(1e-30)
+    size = max(len(neurons.eigenvalues), 1)
+    outputs = [_opened(producer, new_outputs(producer, size), consumer) for producer in consumer.producers]
+    no_steps = [NewInputs(parameter_update_decrease=0.0) for _ in consumer.readers]
+    inputs = _with_omega(consumer, no_steps, omega, goals)
+    eigenvalues = neurons.eigenvalues.to(consumer.readers[0].weight.dtype)
+    consumer.extension = with_moments(consumer, Extension(tuple(outputs), inputs, eigenvalues))
 
-    def compute_gradmax_updates(
-        self,
-        maximum_added_neurons: int | None = None,
-        statistical_threshold: float = 1e-5,
-        relative_thresholds: bool = False,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """New neurons that change nothing yet and whose incoming weights get the largest gradient.
 
-        alpha is 0 and omega holds the leading right singular vectors of M_prev, of norm 1; with step size 1
-        on alpha the loss falls by the sum of the squared singular values. There is no delta. Only M_prev
-        is needed. Before a ReLU, whose gradient at exactly 0 is 0, alpha's bias (its weights, where it has
-        no bias) is a thousandth of the previous layer's weights, so that the neurons are open.
-        Evci et al., "GradMax", ICLR 2022, arXiv:2201.05125.
-        """
-        previous = self.require_growing_previous()
-        neurons = solve.optimal_new_neurons(
-            None,
-            -self.tensor_m_prev().to(dtype),
-            0.0,
-            statistical_threshold,
-            maximum_added_neurons,
-            relative_thresholds,
-        )
-        values = neurons.eigenvalues.to(self.weight.dtype)
-        # The solution has columns of norm sqrt(Lambda).
-        omega = (neurons.omega / neurons.eigenvalues.sqrt().clamp_min(1e-30)).to(self.weight.dtype)
-        previous.create_layer_out_extension(max(len(values), 1))
-        previous.open_extension()
-        self.extended_input_layer = self.layer_of_tensor(self.omega_kernel(omega), force_bias=False)
-        self.eigenvalues_extension = values
-        self.optimal_delta_layer = None
-        self.parameter_update_decrease = values.new_zeros(())
-        self.extension_moments = self.measured_moments()
+def _opened(module: GrowingModule, new: NewOutputs, consumer: Consumer) -> NewOutputs:
+    """New neurons of zeros, moved in place off the kink of a function without gradient there."""
+    function = nn.Sequential(module.function_on_extension, consumer.function_behind)
+    if derivative_at_zero(function, at=0.0) or not derivative_at_zero(function):
+        return new
+    small = 1e-3 * reference_std(module.weight, module.in_fan)
+    if new.bias is not None:
+        new.bias.fill_(small)
+    else:
+        new.weight.normal_(0.0, small)
+    return new
 
-    @property
-    def function_on_extension(self) -> nn.Module:
-        """What follows the layer for new neurons."""
-        special = self.extended_post_layer_function
-        return self.post_layer_function if special is None else special
 
-    def open_extension(self, behind: nn.Module | None = None) -> None:
-        """Move new neurons that are all zero off the kink of a function without gradient there.
+def slope(consumer: Consumer) -> float:
+    """sigma'(0+) of what stands between the producers and the readers."""
+    before = consumer.producers[0].function_on_extension
+    return derivative_at_zero(nn.Sequential(before, consumer.function_behind))
 
-        Args:
-            behind: what follows this module's own function, if anything does.
-        """
-        layer = self.extended_output_layer
-        function = nn.Sequential(self.function_on_extension, nn.Identity() if behind is None else behind)
-        if layer is None or derivative_at_zero(function, at=0.0) or not derivative_at_zero(function):
-            return
-        small = 1e-3 * reference_std(self.weight, self.in_fan)
-        with torch.no_grad():
-            if layer.bias is not None:
-                layer.bias.fill_(small)
-            else:
-                layer.weight.normal_(0.0, small)
 
-    def require_growing_previous(self) -> SolvingModule:
-        """The previous module, checked to share new neurons with this one."""
-        self.check_pair()
-        previous = self.require_previous()
-        assert isinstance(previous, SolvingModule)
-        return previous
+def first_order_improvement(consumer: Consumer) -> Tensor:
+    """First-order decrease of the loss by all steps and the new neurons, per unit gamma^2.
 
-    @staticmethod
-    def _split_bias(matrix: Tensor, has_bias: bool) -> tuple[Tensor, Tensor | None]:
-        return (matrix[:, :-1], matrix[:, -1]) if has_bias else (matrix, None)
+    Raises:
+        ValueError: an optimal step has not been computed.
+    """
+    total: Tensor | float = 0.0
+    if consumer.eigenvalues_extension is not None:
+        total = slope(consumer) * consumer.eigenvalues_extension.square().sum()
+    for reader in consumer.readers:
+        if reader.parameter_update_decrease is None:
+            raise ValueError(
+                f"The first-order improvement of {consumer.name} is not known. "
+                f"Call compute_optimal_updates()."
+            )
+        total = reader.parameter_update_decrease + total
+    assert isinstance(total, Tensor)
+    return total

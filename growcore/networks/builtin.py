@@ -8,7 +8,7 @@ Shapes: N images, C channels, H x W pixels; all give logits, N x classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -130,7 +130,7 @@ class _BasicBlock(nn.Module):
     def __init__(self, config: ModelConfig, channels: int, width: int, stride: int) -> None:
         super().__init__()
         hidden = round(config.hidden_fraction * width)
-        kernel = {"kernel_size": config.kernel_size, "padding": config.kernel_size // 2}
+        kernel: dict[str, Any] = {"kernel_size": config.kernel_size, "padding": config.kernel_size // 2}
         self.conv1 = RestrictedConv2dGrowingModule(
             channels,
             hidden,

@@ -4,8 +4,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from growcore.growth.gram import cross_gram, gram, weighted_gram
-from growcore.growth.patches import Patches, hits, output_size
+from growcore.growth.statistics.gram import cross_gram, gram, weighted_gram
+from growcore.growth.statistics.patches import Patches, hits, output_size
 
 pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
 pads = st.tuples(st.integers(0, 3), st.integers(0, 3))

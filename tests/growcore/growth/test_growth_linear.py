@@ -166,7 +166,7 @@ def test_neighbours_may_stop_gathering_in_any_order():
     modules[2].reset_computation()
     modules[1].compute_optimal_updates()
     modules[1].reset_computation()
-    assert all(m._input is None and m._pre_activity is None for m in modules)
+    assert all(m.gathered.stored_input is None and m.gathered.stored_pre_activity is None for m in modules)
     assert all(not s.samples for m in modules for s in m.statistics())
 
 
@@ -209,7 +209,7 @@ def test_a_copy_shares_nothing_and_its_links_stay_inside():
     assert not ours & {p.data_ptr() for p in twin.parameters()}
     twin[2].apply_change(scaling_factor=1.0)
     assert net[2].in_features == 6
-    assert twin[1]._tensor_s is not net[1]._tensor_s
+    assert twin[1].tensor_s is not net[1].tensor_s
     assert twin[1].tensor_s._update_function.__self__ is twin[1]
 
 
@@ -227,8 +227,8 @@ def test_extensions_are_neither_saved_nor_trained():
 def test_forward_keeps_nothing_when_no_statistics_are_gathered():
     first, second = linear_pair()
     chain([first, second], torch.randn(3, 5))
-    assert first._input is None
-    assert second._pre_activity is None
+    assert first.gathered.stored_input is None
+    assert second.gathered.stored_pre_activity is None
 
 
 def test_a_function_that_works_in_place_does_not_spoil_the_gradient_of_the_pre_activation():

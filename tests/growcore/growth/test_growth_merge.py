@@ -159,7 +159,7 @@ def test_a_copied_merge_gathers_for_the_copy():
     twin.merge.compute_optimal_updates()
     twin.merge.apply_change(1.0)
     assert net.before[0].out_channels == 3
-    assert all(module._input is None for module in [*net.before, *net.behind])
+    assert all(module.gathered.stored_input is None for module in [*net.before, *net.behind])
 
 
 def test_modules_that_a_merge_cannot_join_are_refused():

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from growcore.growth.patches import Patches, column_sums, weight_gradient
+from growcore.growth.statistics.patches import Patches, column_sums, weight_gradient
 
 # Numbers per row of a product: enough for full speed, few enough that its operands stay in the cache.
 _CHUNK = 8192

@@ -1,0 +1,1 @@
+"""Sums over batches of what layers read and the gradients they get; growth solves for their means."""
