@@ -136,7 +136,7 @@ def test_update_interval_acts_with_the_strengths_that_are_measured():
             "growth.statistical_threshold",
             "growth.method in [tiny, gradmax]",
         ),
-        ({"model": {"name": "mlp"}}, "model.kernel_size", "model.name in [conv, resnet, vgg]"),
+        ({"model": {"name": "mlp"}}, "model.kernel_size", "model.name != mlp"),
         ({}, "training.min_improvement", "training.patience > 0"),
         (
             {"pruning": {"method": "hebbian", "strength": "magnitude"}},

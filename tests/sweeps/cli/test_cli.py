@@ -71,7 +71,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(folder):
         "searched, see below",
         "float pruning.k1 to 0.9",
         "one of none, tiny, gradmax, random",
-        "growth == tiny",
+        "growth.method == tiny",
         "sampled trials",
         "cost of grow_prune",
         "Nothing was started",

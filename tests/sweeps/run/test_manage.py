@@ -205,10 +205,8 @@ def test_the_log_of_a_trial_with_several_seeds_tells_means_and_where_each_seed_h
     )
     assert started[21:] == "attempt 1 starts, process 7 on here"
     assert [line[21:] for line in reports] == [
-        "epoch 1, step 10: val acc 0.5000 ± 0.0000, val loss 0.5000, model/parameters 1,100, "
-        "model/nonzero_parameters 500",
-        "epoch 2, step 20: val acc 0.8000 ± 0.0577, val loss 0.2000, model/parameters 1,100, "
-        "model/nonzero_parameters 500",
+        "epoch 1, step 10: val acc 0.5000 ± 0.0000, val loss 0.5000, params 1,100, non-zero 500",
+        "epoch 2, step 20: val acc 0.8000 ± 0.0577, val loss 0.2000, params 1,100, non-zero 500",
     ]
     assert end.strip() == "complete"
 
@@ -221,8 +219,7 @@ def test_the_log_of_a_replicate_tells_its_edits_and_findings_and_ends_as_its_tri
     said = [line[21:] for line in sweeps(root, "logs", "s/5/1").output.splitlines()]
     assert said == [*running, "failed: the loss became nan"]
     assert said[1:4] == [
-        "epoch 1, step 10: val acc 0.5000, val loss 0.5000, model/parameters 1,100, "
-        "model/nonzero_parameters 500",
+        "epoch 1, step 10: val acc 0.5000, val loss 0.5000, params 1,100, non-zero 500",
         "  grow conv1 by 1: r",
         "  warn: conv1: Vanishes. Raise.",
     ]
