@@ -88,7 +88,7 @@ def configurations() -> dict[str, dict[str, Any]]:
     )
     cases["dead"] = _case(
         model={"name": "mlp", "widths": [12, 12], "init_gain": 0.02},
-        pruning={"method": "none", "remove_dead": True},
+        pruning={"method": "none", "remove_dead": True, "every_epochs": 1},
     )
     return cases
 
