@@ -109,12 +109,18 @@ def option(part: GrowthConfig | PruningConfig, options: Mapping[str, Option], na
     return part.options.get(name, options[name].default)
 
 
-def check_options(config: TrialConfig) -> None:
-    """Refuse settings that the methods of a trial do not have, or whose values they do not take.
+def check(config: TrialConfig) -> None:
+    """Refuse names that nothing has, and settings that the methods of a trial do not have or take.
+
+    Modules that the configuration's `imports` names are imported, which `TrialConfig` itself does not.
 
     Raises:
-        ValueError: an unknown method or option, a value of another type or out of range.
+        ValueError: an unknown method, network or data set, an unknown option, a value of another type or out
+            of range.
     """
+    for kind in registry.NAMED:
+        group, _, naming = kind.key.partition(".")
+        registry.find(kind, getattr(getattr(config, group), naming), config.imports)
     for name, part in (("growth", config.growth), ("pruning", config.pruning)):
         if not part.options:
             continue
@@ -163,4 +169,8 @@ def _named(key: str, names: list[str], objects: Mapping[str, Any]) -> tuple[Need
     others = [name for name in objects if name not in names]
     if not others:
         return ()
-    return (Needs(key, other_than=tuple(others)) if len(others) < 3 else Needs(key, tuple(names)),)
+    return (
+        Needs(key, other_than=tuple(others))
+        if len(others) < min(len(names), 3)
+        else Needs(key, tuple(names)),
+    )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
+import re
 import types
 import typing
 from collections.abc import Hashable, Mapping
@@ -55,6 +57,18 @@ def keys(cls: type[Any], prefix: str = "") -> list[str]:
         is_part = dataclasses.is_dataclass(annotation)
         found += keys(cast(type[Any], annotation), f"{name}.") if is_part else [f"{prefix}{name}"]
     return found
+
+
+def meanings(cls: type[Any]) -> dict[str, str]:
+    """What each field of a configuration means: the comment behind it, or the lines above it."""
+    lines = inspect.getsource(cls).splitlines()
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in lines:
+        if match := re.fullmatch(r"    (\w+): [^#]+?(?:  # (.*))?", line):
+            found[match[1]] = match[2] or " ".join(above)
+        above = [*above, line.strip("# ")] if line.startswith("    # ") else []
+    return {f.name: found[f.name] for f in dataclasses.fields(cls)}
 
 
 def suggest_name(name: str, known: list[str] | tuple[str, ...]) -> str:

@@ -72,13 +72,13 @@ class ModelConfig:
 
     name: str  # of a built-in family, or of a network of your own
     widths: list[int]  # neurons (channels) of each hidden layer at the start
-    activation: Activation = Activation.relu
-    normalization: Normalization = Normalization.none
+    activation: Activation = Activation.relu  # nonlinearity after every hidden layer
+    normalization: Normalization = Normalization.none  # between a hidden layer and its nonlinearity
     kernel_size: int = 3  # side of every convolution kernel, odd, in pixels
     downsample_every: int = 2  # every so many convolutions one has stride 2; 0: none
-    blocks: list[int] = field(default_factory=list)  # resnet: blocks of each stage; vgg: its convolutions
-    hidden_fraction: float = 1.0  # resnet: channels inside a block at the start, of its stage's width
-    init: Initialization = Initialization.kaiming_uniform
+    blocks: list[int] = field(default_factory=list)  # of each stage: residual blocks, or convolutions
+    hidden_fraction: float = 1.0  # channels inside a block, of its stage's width; 0: grown from nothing
+    init: Initialization = Initialization.kaiming_uniform  # law of the initial and restarted weights
     init_gain: float = 1.0  # factor on the standard deviation of the initial weights
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class GrowthConfig:
     """When, where, how many and by which method a network gains neurons."""
 
     method: str = "none"  # of growcore.growth.methods, or of your own: how new neurons get their weights
-    where: GrowthWhere = GrowthWhere.all
+    where: GrowthWhere = GrowthWhere.all  # which of the growable layers grow at one growth
     start_epoch: int = 1  # epochs before the first growth
     every_epochs: int = 2  # epochs between growths
     end_fraction: float = 0.75  # of a trial's epochs; no growth after, so that new neurons can settle
@@ -142,7 +142,8 @@ class GrowthConfig:
     statistical_threshold: float = 1e-3  # singular values below it (relative: to the largest) are dropped
     relative_thresholds: bool = True  # thresholds are fractions of the largest value, not absolute
     relative_ridge: float = 0.0  # added to the diagonal of S, in units of its mean diagonal entry
-    init: DrawnWeights = DrawnWeights.copy_uniform  # of random, zeros and variance_transfer
+    init: DrawnWeights = DrawnWeights.copy_uniform  # law of new weights that are drawn
+    # How a proposal is scaled before the line search.
     normalization: UpdateNormalization = UpdateNormalization.legacy_normalization
     line_search_batches: int = 2  # further training batches on which the scaling factor is chosen
     max_scaling_factor: float = 1.0  # largest scaling factor the line search tries
@@ -203,22 +204,22 @@ class PruningConfig:
     """When connections are judged, by what, and how many stay or restart."""
 
     method: str = "none"  # of growcore.sparse.methods, or of your own: what judges and changes connections
-    strength: Strength = Strength.coactivation  # of hebbian and hebbian_exchange
-    scope: PruningScope = PruningScope.layer  # connections ranked together, by hebbian and random
+    strength: Strength = Strength.coactivation  # what connections are judged by
+    scope: PruningScope = PruningScope.layer  # connections ranked together
     k1: float = 0.5  # fraction of a scope's connections that stays
     k2: float = 0.7  # fraction that is alive afterwards; the k2 - k1 between restart
-    density: float = 0.2  # share of connections alive, at last, for all but hebbian and random
+    density: float = 0.2  # share of connections alive, at last
     allocation: DensityAllocation = DensityAllocation.erk  # of that density over layers
-    fraction: float = 0.3  # of the connections alive that set, rigl and hebbian_exchange exchange at a time
-    # From the first edit to the last: the fraction falls to 0, gradual's density to its end, and what hebbian
-    # and random prune rises from nothing. Constant: all of it each time.
+    fraction: float = 0.3  # of the connections alive, exchanged at a time
+    # From the first edit to the last what is exchanged falls to 0, and what is pruned rises from nothing;
+    # with constant it is all of it each time.
     schedule: ScheduleShape = ScheduleShape.constant
     activity_threshold: float = 0.5  # active means sigmoid(value) > threshold
     update_interval: int = 20  # training steps between two measurements of strength
     start_epoch: int = 1  # epochs before the first progression
     every_epochs: int = 3  # epochs between progressions
     end_fraction: float = 0.75  # of a trial's epochs; no progression after, so that weights can settle
-    # At the same times, by every method, none too: hidden neurons go that gave 0 for all images of
+    # At the same times, under every method, none too: hidden neurons go that gave 0 on all images of
     # growth.statistics_batches training batches.
     remove_dead: bool = False
     options: dict[str, Any] = field(default_factory=dict)  # settings of a method of your own, by name
@@ -253,11 +254,11 @@ class PruningConfig:
 class OptimizerConfig:
     """The optimizer of the weights."""
 
-    name: OptimizerName = OptimizerName.sgd
+    name: OptimizerName = OptimizerName.sgd  # the rule by which weights move
     lr: float = 0.05  # learning rate at the start
-    momentum: float = 0.9  # of sgd; the beta1 of adam and adamw
-    weight_decay: float = 0.0
-    schedule: LearningRateSchedule = LearningRateSchedule.cosine
+    momentum: float = 0.9  # of the gradient's running mean; the beta1 of adam and adamw
+    weight_decay: float = 0.0  # of the weights, added to the gradient; by adamw taken off them, times lr
+    schedule: LearningRateSchedule = LearningRateSchedule.cosine  # of the learning rate over the epochs
 
     def __post_init__(self) -> None:
         require(self.lr > 0 and math.isfinite(self.lr), "optimizer.lr", self.lr, "must be positive", "0.05")
@@ -295,15 +296,15 @@ class TrainingConfig:
 class TrialConfig:
     """Everything that decides one trial; equal configurations give equal trials on one device."""
 
-    data: DataConfig
-    model: ModelConfig
-    growth: GrowthConfig = field(default_factory=GrowthConfig)
-    pruning: PruningConfig = field(default_factory=PruningConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig  # what is learnt from
+    model: ModelConfig  # the network at the start
+    growth: GrowthConfig = field(default_factory=GrowthConfig)  # what it gains
+    pruning: PruningConfig = field(default_factory=PruningConfig)  # what it loses
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # how its weights move
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # how long
     seed: int = 0  # of initial weights, batch order, augmentation and restarts
     imports: list[str] = field(default_factory=list)  # modules with data sets, networks, methods, metrics
-    preflight: Preflight = Preflight.warn  # what a signal that will not carry does to a trial
+    preflight: Preflight = Preflight.warn  # what becomes of a network that will not carry a signal
 
     def __post_init__(self) -> None:
         for kind, name in (

@@ -48,7 +48,7 @@ class Training:
     """
 
     def __init__(self, config: TrialConfig, device: str | torch.device = "cpu") -> None:
-        keys.check_options(config)
+        keys.check(config)
         torch.set_num_threads(config.training.num_threads)
         self.config = config
         self.device = torch.device(device)

@@ -33,6 +33,7 @@ for _command in (
     training.train,
     training.preflight,
     looking.compare,
+    looking.keys,
     looking.ui,
 ):
     main.add_command(_command)

@@ -138,3 +138,21 @@ def ui(sweep_name: str, root: Path, port: int) -> Lines:
             served.wait()
     except KeyboardInterrupt:
         return
+
+
+@click.command(cls=Command)
+@click.argument("parts", nargs=-1, metavar="[PART]...")
+@click.option("--import", "imports", multiple=True, metavar="MODULE", help="Also what a module of yours has.")
+def keys(parts: tuple[str, ...], imports: tuple[str, ...]) -> Lines:
+    r"""Every key of a configuration: its default, its meaning, where it has an effect.
+
+    PART is one of data, model, growth, pruning, optimizer, training, trial, sweep, search, scheduler,
+    cluster, tracking, storage, notify; without it all are shown:
+
+    \b
+        sweeps keys growth pruning
+        sweeps keys growth --import mine
+    """
+    from sweeps.views import keys as view
+
+    yield view.render(parts, imports)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from growcore import keys
 from growcore.config import suggest_name, trial_keys
 from sweeps.config.errors import ConfigError, suggest_key
+from sweeps.config.own_modules import importable_from
 from sweeps.config.settings import (
     GROUPS,
     SCHEDULER_KEYS,
@@ -106,8 +107,9 @@ def load(
 def _reject_without_effect(typed: Iterable[str], config: SweepConfig) -> None:
     """Refuse typed keys that do nothing; those that depend on searched ones are for `space.idle` to judge."""
     _reject_idle_of_scheduler(typed, config.scheduler.name)
+    importable_from(Path.cwd())
     try:
-        keys.check_options(config.trial)
+        keys.check(config.trial)
         idle = keys.without_effect(config.trial, list(typed))
     except ValueError as error:
         raise ConfigError(str(error)) from error

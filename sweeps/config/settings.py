@@ -116,7 +116,7 @@ class SearchConfig:
     options: dict[str, Any] = field(default_factory=dict)  # arguments of that class, plain values
     seed: int = 0  # of the sampler; the same seed and order give the same suggestions
     metric: str = "val/accuracy"  # a metric key of the reports; never test/*, which is shown only
-    direction: Direction = Direction.maximize
+    direction: Direction = Direction.maximize  # of the metric
     further_objectives: dict[str, Direction] = field(default_factory=dict)  # metric -> its direction
     constraints: dict[str, str] = field(default_factory=dict)  # metric -> "<= NUMBER" or ">= NUMBER"
     first: list[Any] = field(default_factory=list)  # trials to try first: best/NAME, or {KEY: VALUE}
@@ -160,16 +160,16 @@ class SearchConfig:
 class SchedulerConfig:
     """How weak trials are stopped early, or moved to better ones."""
 
-    name: SchedulerName = SchedulerName.asha
+    name: SchedulerName = SchedulerName.asha  # what stops weak trials, or moves them
     fidelity: Fidelity = Fidelity.train_flops  # trials are compared at equal values of it
     grace: float = 0.25  # fraction of a full trial before which none is stopped
     edit_grace: float = 0.05  # fraction of a full trial after a growth or pruning in which none is compared
-    reduction_factor: int = 3  # asha, hyperband: at every rung the best 1 / reduction_factor go on
-    num_brackets: int = 3  # hyperband: kinds of trials, each with a later first rung than the one before
-    interval: float = 0.1  # pbt: fraction of a full trial between two looks at the population
-    quantile: float = 0.25  # pbt: this share, the worst, continues from this share, the best
-    perturbation: float = 1.25  # pbt: a number that is taken over is multiplied by this or divided by it
-    resample: float = 0.25  # pbt: probability that a value is drawn anew instead
+    reduction_factor: int = 3  # at every rung the best 1 / reduction_factor go on
+    num_brackets: int = 3  # kinds of trials, each with a later first rung than the one before
+    interval: float = 0.1  # fraction of a full trial between two looks at the population
+    quantile: float = 0.25  # this share, the worst, continues from this share, the best
+    perturbation: float = 1.25  # a number that is taken over is multiplied by this or divided by it
+    resample: float = 0.25  # probability that a value is drawn anew instead
 
     def __post_init__(self) -> None:
         fractions = {"grace": self.grace, "interval": self.interval}
@@ -192,8 +192,8 @@ class ClusterConfig:
 
     address: str | None = None  # of a running Ray cluster; None: one is started on this machine
     num_concurrent: int | None = None  # trials at the same time; None: as many as fit
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0  # may be a fraction: several trials share one GPU
+    cpus_per_trial: float = 1.0  # CPU cores of one trial
+    gpus_per_trial: float = 0.0  # GPUs of one trial; a fraction lets several share one
     max_retries: int = 2  # times a trial may fail, or its worker die or hang, and be continued all the same
     hang_seconds: float | None = 3600.0  # a worker that reports nothing for so long is ended; None: never
     trial_seconds: float | None = None  # training after which a trial is stopped; None: no limit
@@ -243,7 +243,7 @@ class NotifyConfig:
     """Who is told what; a webhook's address is a credential: it is read from GROWSWEEP_WEBHOOK."""
 
     command: str | None = None  # run by the shell, with GROWSWEEP_EVENT and its like, JSON on its stdin
-    events: list[NotifyEvent] = field(default_factory=lambda: list(NotifyEvent))  # finished, failed, best
+    events: list[NotifyEvent] = field(default_factory=lambda: list(NotifyEvent))  # what is told
 
 
 @dataclass(kw_only=True, slots=True)
@@ -291,7 +291,7 @@ class SweepConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values; `from_dict` reads them back without any YAML folder."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        parts = {name: plain(values[name]) for name in _PARTS}
+        parts = {name: plain(values[name]) for name in PARTS}
         return copy.deepcopy(values | parts | {"trial": self.trial.to_dict()})
 
     @classmethod
@@ -305,11 +305,12 @@ class SweepConfig:
         for key in values:
             if key not in known:
                 raise ConfigError(f"Unknown key '{key}'. {suggest_name(key, known)}")
-        parts = {name: _build(_PARTS[name], name, values[name]) for name in _PARTS if name in values}
+        parts = {name: _build(PARTS[name], name, values[name]) for name in PARTS if name in values}
         return cls(**{**values, **parts, "trial": build_trial(values["trial"])})
 
 
-_PARTS: dict[str, type[Any]] = {
+# The parts of a sweep beside its trial.
+PARTS: dict[str, type[Any]] = {
     "sweep": SweepSettings,
     "search": SearchConfig,
     "scheduler": SchedulerConfig,
@@ -322,7 +323,7 @@ _PARTS: dict[str, type[Any]] = {
 
 def sweep_keys() -> list[str]:
     """Every dotted key of a sweep that holds a value and is no trial key: `sweep.name`, ..."""
-    return [f"{part}.{f.name}" for part, cls in _PARTS.items() for f in dataclasses.fields(cls)]
+    return [f"{part}.{f.name}" for part, cls in PARTS.items() for f in dataclasses.fields(cls)]
 
 
 def _build(cls: type[Any], part: str, values: Any) -> Any:

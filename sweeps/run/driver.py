@@ -15,6 +15,7 @@ import yaml
 from sweeps.cluster.connection import connected
 from sweeps.cluster.slots import num_slots
 from sweeps.config.errors import ConfigError
+from sweeps.config.own_modules import importable_from
 from sweeps.config.settings import Direction, NotifyEvent, SweepConfig, SweepSettings
 from sweeps.kept import events
 from sweeps.kept.budget import Budget
@@ -59,6 +60,7 @@ class Driver:
         self._folder = folder
         self._plan = plan
         self._trainable = trainable
+        importable_from(plan["workdir"])
         self._root = folder.parent
         self._url = study_url(self._root)
         self._space = SearchSpace.of(config)

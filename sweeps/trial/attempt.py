@@ -19,6 +19,7 @@ from typing import Any
 
 from growcore.config import TrialConfig
 from growcore.training.report import TrialFailed, TrialInfeasible
+from sweeps.config.own_modules import importable_from
 from sweeps.kept import replicates
 from sweeps.kept.endings import Ending
 from sweeps.kept.events import EventWriter, Unrecorded
@@ -83,6 +84,7 @@ class Attempt:
     def _start(self) -> None:
         job = self._job
         os.chdir(job.workdir)
+        importable_from(job.workdir)
         self._writer = EventWriter(self._folder)
         if self._is_preempted:
             return

@@ -21,7 +21,7 @@ def config(**changes: Any) -> TrialConfig:
     values: dict[str, Any] = {
         "data": {"name": "synthetic", "num_train": 200},
         "model": {"name": "conv", "widths": [3, 4]},
-        "growth": {"method": "random", "num_neurons": 3, "statistics_batches": 1, "line_search_batches": 1},
+        "growth": {"method": "random", "every_epochs": 1, "num_neurons": 3, "line_search_batches": 1},
         "optimizer": {"lr": 0.05},
         "training": {"num_epochs": NUM_EPOCHS, "batch_size": 64},
     }

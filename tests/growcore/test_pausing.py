@@ -63,9 +63,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
             "where": "round_robin",
             "num_neurons": 1,
             "start_epoch": 0,
+            "every_epochs": 1,
             "end_fraction": 1.0,
         },
-        "pruning": {"method": "random", "k1": 0.5, "k2": 0.8, "end_fraction": 1.0},
+        "pruning": {"method": "random", "every_epochs": 1, "k1": 0.5, "k2": 0.8, "end_fraction": 1.0},
         "training__report_every_epochs": 2,
     },
     "plateau": {

@@ -28,7 +28,8 @@ def test_the_plan_of_a_network_that_does_not_grow_is_what_its_training_costs():
 @pytest.mark.parametrize("where", ["all", "round_robin"])
 def test_the_plan_of_a_growing_network_ends_at_the_size_that_full_growth_reaches(where):
     # Random growth accepts every neuron, so the plan must come true; its statistics cost a little more.
-    setting = config({"method": "random", "num_neurons": 2, "where": where, "max_width": 7})
+    growth = {"method": "random", "every_epochs": 1, "num_neurons": 2, "where": where, "max_width": 7}
+    setting = config(growth)
     reports = list(Training(setting))
     last = reports[-1]
     plan = planned_cost(setting)
