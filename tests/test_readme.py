@@ -12,12 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+LIFE = (ROOT / "docs" / "life_of_a_sweep.md").read_text()
 SMALL = ["sweep.num_trials=2", "training.num_epochs=2", "data.num_train=200"]
 
 
-def commands(heading: str) -> list[list[str]]:
+def commands(heading: str, page: str = README) -> list[list[str]]:
     """Words of the indented `sweeps` and `./scripts` lines below a heading, without their comments."""
-    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    section = page.split(f"# {heading}\n")[1].split("\n## ")[0]
     lines = [line[4:] for line in section.splitlines() if re.match(r"    (sweeps|\./scripts/)", line)]
     return [shlex.split(line, comments=True) for line in lines]
 
@@ -49,7 +50,7 @@ def test_the_first_ten_minutes_run_as_written(tmp_path):
         if words[1] == "train":
             assert re.search(r"test/accuracy .*\+0$", told, re.MULTILINE)
     assert (tmp_path / "conf" / "best" / "mine.yaml").is_file()
-    for words in commands("The life of a sweep"):
+    for words in commands("The life of a sweep", LIFE):
         if words[1] != "resume":  # of twenty trials more
             run([word.replace("SWEEP", sweep) for word in words], tmp_path)
     assert not (tmp_path / "runs" / sweep).exists()
