@@ -27,6 +27,9 @@ class Command(click.Command):
     """A subcommand that ends with one message and the right exit code; --debug shows where it came from."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("help"):
+            # click wants the backspace itself before lines it leaves as they are; raw docstrings spell it.
+            kwargs["help"] = kwargs["help"].replace("\\b", "\b")
         super().__init__(*args, **kwargs)
         self.params.append(
             click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.", expose_value=True)

@@ -284,3 +284,15 @@ def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path):
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
         command.stdout.close()
         assert command.stderr.read() == ""
+
+
+@pytest.mark.parametrize("name", list(main.commands))
+def test_help_shows_its_examples_line_by_line_and_each_names_a_command_and_its_options(name):
+    shown = CliRunner().invoke(main, [name, "--help"])
+    assert shown.exit_code == 0
+    assert "\\b" not in shown.output
+    assert "\b" not in shown.output
+    examples = [line.split() for line in shown.output.splitlines() if line.strip().startswith("sweeps ")]
+    for _, command, *words in examples:
+        known = {option for parameter in main.commands[command].params for option in parameter.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
