@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sweeps.cli.command import Command
-from sweeps.cli.options import JSON, ROOT, SWEEP
+from sweeps.cli.options import JSON, ROOT, SWEEP, identity
 from sweeps.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def show(sweep_name: str, root: Path, as_json: bool) -> Lines:
 
 
 @click.command(cls=Command)
-@click.argument("identity", metavar="SWEEP[/NUMBER[/REPLICATE]]")
+@identity("trial", "SWEEP[/NUMBER[/REPLICATE]]")
 @ROOT
 @click.option("--follow", is_flag=True, help="Go on until the sweep, or the trial, ends.")
 @click.option("--json", "as_json", is_flag=True, help="Events as they were written, one a line.")
-def logs(identity: str, root: Path, follow: bool, as_json: bool) -> Lines:
+def logs(trial: str, root: Path, follow: bool, as_json: bool) -> Lines:
     r"""What happened in a sweep, or in one of its trials.
 
     A trial tells of its starts, reports, edits, warnings and failures with their tracebacks; one with
@@ -72,7 +72,7 @@ def logs(identity: str, root: Path, follow: bool, as_json: bool) -> Lines:
     from sweeps.run import manage
     from sweeps.views import logs as told
 
-    log = told.Log.of(root, identity)
+    log = told.Log.of(root, trial)
     if follow:
         yield from told.follow(
             lambda: log.lines(as_json),
@@ -83,8 +83,8 @@ def logs(identity: str, root: Path, follow: bool, as_json: bool) -> Lines:
 
 
 @click.command(cls=Command)
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@identity("a", "A")
+@identity("b", "B")
 @ROOT
 @JSON
 @click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sweeps.cli.command import Command
-from sweeps.cli.options import ROOT, SWEEP
+from sweeps.cli.options import ROOT, SWEEP, SWEEPS
 from sweeps.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def rm(sweep_name: str, root: Path, yes: bool, keep_records: bool) -> Lines:
 
 
 @click.command(cls=Command)
-@click.argument("sweep_names", nargs=-1, metavar="[SWEEP]...")
+@SWEEPS
 @ROOT
 @click.option(
     "--keep",

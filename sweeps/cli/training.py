@@ -9,6 +9,8 @@ import click
 
 from sweeps.cli.command import DONE, FAILED, Command
 from sweeps.cli.options import CONFIG_DIRS, JSON, OVERRIDES, ROOT, SWEEP
+from sweeps.config import names
+from sweeps.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from sweeps.cli.command import Answer, Lines
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 @CONFIG_DIRS
 @click.option("--save", metavar="NAME", help="Save as best/NAME.yaml in --config-dir, else in ./conf.")
 @click.option("--trial", "number", type=int, help="Take this trial instead of the best.")
+@click.option("--force", is_flag=True, help="Replace a file of that name.")
 def best(
     sweep_name: str,
     root: Path,
@@ -28,6 +31,7 @@ def best(
     config_dirs: tuple[Path, ...],
     save: str | None,
     number: int | None,
+    force: bool,
 ) -> Lines:
     """Export the best trial of a sweep as a file that runs again.
 
@@ -42,7 +46,12 @@ def best(
     study = disk.open_study(root, sweep_name)
     row = files.pick(study, number)
     folder = user_folder(config_dirs)
-    path = folder / "best" / f"{save}.yaml" if save else root / sweep_name / "best.yaml"
+    if save:
+        path = folder / "best" / f"{names.file_name('--save', save)}.yaml"
+        if path.exists() and not force:
+            raise ConfigError(f"{path} is there already. Choose another name, or replace it: --force.")
+    else:  # the sweep's own file is that of its best trial
+        path = root / sweep_name / ("best.yaml" if number is None else f"best-{number}.yaml")
     files.export(study, row, path)
     if as_json:
         yield as_text({"path": str(path), **files.document(study, row)})

@@ -22,6 +22,7 @@ from growcore.config import trial as trials
 from growcore.config.schema import plain, require
 from growcore.metrics import Direction as Direction
 from sweeps.config.errors import ConfigError
+from sweeps.config.names import RULE, is_name
 
 TRIAL_GROUPS = ("data", "model", "growth", "pruning", "optimizer", "training")
 GROUPS = (*TRIAL_GROUPS, "space", "search", "scheduler", "cluster", "tracking")
@@ -83,10 +84,10 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         require(
-            self.name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
+            self.name is None or is_name(self.name),
             "sweep.name",
             self.name,
-            "names a folder: letters, digits, '.', '_' and '-', beginning with a letter or digit",
+            f"names a folder: {RULE}",
             "my-sweep",
         )
         budgets = {

@@ -130,9 +130,10 @@ class Compared:
 
 def compare(metrics: dict[str, float], recorded: dict[str, Any] | None) -> list[Compared]:
     """The metrics people ask for, new beside recorded."""
-    before = (recorded or {}).get("metrics", {})
+    known = recorded or {}
+    before, ranked = known.get("metrics", {}), known.get("metric")
     return [
         Compared(metric=key, now=metrics[key], recorded=before.get(key))
-        for key in dict.fromkeys((*shown(Place.best), *before))
+        for key in dict.fromkeys((*shown(Place.best), *([] if ranked is None else [ranked])))
         if key in metrics
     ]
