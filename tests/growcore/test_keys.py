@@ -47,7 +47,7 @@ def outcome(config: TrialConfig) -> list[dict]:
 
 
 # For each key a base under which a change of it can show, and two values of it.
-GROWS = {"num_neurons": 2, "end_fraction": 1.0, "statistics_batches": 2}
+GROWS = {"every_epochs": 1, "num_neurons": 2, "end_fraction": 1.0, "statistics_batches": 2}
 CHANGES = {
     "growth.where": ({}, "all", "round_robin"),
     "growth.start_epoch": ({}, 0, 2),
@@ -77,7 +77,7 @@ CHANGES = {
     "pruning.every_epochs": ({}, 1, 2),
     "pruning.end_fraction": ({}, 0.0, 1.0),
 }
-PRUNES = {"k1": 0.4, "k2": 0.6, "density": 0.4, "end_fraction": 1.0, "update_interval": 1}
+PRUNES = {"every_epochs": 1, "k1": 0.4, "k2": 0.6, "density": 0.4, "end_fraction": 1.0, "update_interval": 1}
 
 
 def cases() -> list[tuple[str, str, str]]:

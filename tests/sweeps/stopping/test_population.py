@@ -481,7 +481,7 @@ def test_every_mutable_key_can_change_in_the_middle_of_a_training(tmp_path, key)
         "optimizer.weight_decay": 0.01,
         "training.batch_size": 32,
         "growth.where": "round_robin",
-        "growth.every_epochs": 2,
+        "growth.every_epochs": 3,
         "growth.end_fraction": 0.6,
         "growth.num_neurons": 2,
         "growth.max_width": 5,
