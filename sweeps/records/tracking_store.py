@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.config.errors import ConfigError
+from sweeps.kept.locks import alone_at
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -84,13 +85,13 @@ def open_tracking(uri: str, experiment: str, root: Path) -> Tracking:
     probe(uri)
     try:
         connected = client(uri)
-        # The first call creates the schema of a fresh database: once, here, before anyone else opens it.
-        found = connected.get_experiment_by_name(experiment)
-        if found is not None:
-            return Tracking(uri=uri, experiment_id=found.experiment_id)
-        # A server keeps artifacts where it was told to; a database of ours keeps them beside itself.
-        location = None if _is_server(uri) else (root.absolute() / "mlartifacts").as_uri()
-        created = connected.create_experiment(experiment, artifact_location=location)
+        with alone_at(uri):
+            found = connected.get_experiment_by_name(experiment)
+            if found is not None:
+                return Tracking(uri=uri, experiment_id=found.experiment_id)
+            # A server keeps artifacts where it was told to; a database of ours keeps them beside itself.
+            location = None if _is_server(uri) else (root.absolute() / "mlartifacts").as_uri()
+            created = connected.create_experiment(experiment, artifact_location=location)
     except Exception as error:  # sqlalchemy's and requests' exceptions are not ours to name
         raise _unreachable(uri, str(error).splitlines()[0]) from error
     return Tracking(uri=uri, experiment_id=created)
@@ -145,7 +146,8 @@ def client(uri: str) -> MlflowClient:
         configure_mappers()
     for name in ("mlflow", "alembic"):  # importing MLflow sets its loggers up
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised
-    return MlflowClient(tracking_uri=uri)
+    with alone_at(uri):  # of several that open a fresh root, one creates its tables
+        return MlflowClient(tracking_uri=uri)
 
 
 def delete_runs(uri: str, experiment: str, sweep: str) -> int:
