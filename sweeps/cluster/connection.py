@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from sweeps.cluster.slots import check
 from sweeps.config.errors import ConfigError
 from sweeps.config.settings import ClusterConfig
@@ -34,6 +36,10 @@ _QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
+
+
+# Ray adds session_DATE_PID/sockets/plasma_store to our folder, 75 characters with its name.
+_LONGEST_TMPDIR = 24
 
 
 @contextmanager
@@ -63,11 +69,21 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 
 def _own_folder() -> str:
     """A fresh temporary folder named after this process; those of processes that are gone are removed."""
-    for old in Path(tempfile.gettempdir()).glob("sweeps-ray-*"):
+    where = _short_folder()
+    for old in where.glob("sweeps-ray-*"):
         owner = old.name.split("-")[2]
-        if not Path(f"/proc/{owner}").exists():
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(old, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"sweeps-ray-{os.getpid()}-")
+    return tempfile.mkdtemp(prefix=f"sweeps-ray-{os.getpid()}-", dir=where)
+
+
+def _short_folder() -> Path:
+    """Where temporary files go, or /tmp where that path is long, as Slurm and macOS have it.
+
+    Ray's sockets lie below it, and the path of a socket ends at 107 bytes (104 on macOS).
+    """
+    usual = Path(tempfile.gettempdir())
+    return usual if len(str(usual)) <= _LONGEST_TMPDIR else Path("/tmp")  # noqa: S108
 
 
 def _connect(config: ClusterConfig, temporary: str | None) -> None:

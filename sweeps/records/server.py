@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def serving(uri: str, port: int) -> Iterator[Served]:
     # One worker and no job runner: a quarter of the memory, and faster on one machine.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     where = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server ends with us
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", *where],
         env=environment,
@@ -50,6 +52,7 @@ def serving(uri: str, port: int) -> Iterator[Served]:
     finally:
         process.terminate()
         process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_free(port: int) -> bool:

@@ -154,11 +154,11 @@ class FailureWatch:
 
 @contextmanager
 def stop_on_signal(stop: Stop, shown: Display) -> Iterator[None]:
-    """While the block runs, the first Ctrl-C or SIGTERM asks for a clean stop; the second ends at once."""
+    """While the block runs, a first Ctrl-C, SIGTERM or SIGHUP asks for a clean stop, another ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread only
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def ask(number: int, frame: object) -> None:
         stop.asked = True

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from types import SimpleNamespace
+
 import pytest
 from stand_in import RANDOM, LearningRates
 
 from sweeps.kept.trials import Outcome
-from sweeps.run.monitor import FailureWatch, Stop
+from sweeps.run.monitor import FailureWatch, Stop, stop_on_signal
 from sweeps.search import Study
 
 
@@ -43,3 +48,15 @@ def test_a_run_that_resumes_counts_its_own_failures():
     end(study, FailureWatch(0.5, Stop(), said.append), "ffffffff")
     end(study, FailureWatch(0.5, stop, said.append), "ccccccff")
     assert not stop.asked
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_way_of_asking_to_stop_is_one_stop(number):
+    stop, said = Stop(), []
+    before = signal.getsignal(number)
+    with stop_on_signal(stop, SimpleNamespace(say=said.append)):
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        assert stop.asked
+    assert len(said) == 1
+    assert signal.getsignal(number) is before
