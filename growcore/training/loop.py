@@ -227,7 +227,7 @@ class Training:
 
     def _size_metrics(self) -> dict[str, float]:
         size = cost.measure(self.model, self.data.image_shape)
-        metrics = {
+        metrics: dict[str, float] = {
             "model/parameters": size.parameters,
             "model/nonzero_parameters": size.nonzero_parameters,
             "model/forward_flops": size.forward_flops,
