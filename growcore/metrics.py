@@ -126,7 +126,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "cost/train_flops": Metric(
         label="train GFLOP",
-        meaning="dense FLOPs of training, growth statistics and line search included, so far",
+        meaning="dense FLOPs of training, growth statistics, line search and upkeep included, so far",
         better=Direction.minimize,
         unit=Unit.flops,
         places=frozenset({Place.leaderboard, Place.best}),
@@ -138,7 +138,10 @@ METRICS: Mapping[str, Metric] = {
         unit=Unit.flops,
     ),
     "cost/wall_seconds": Metric(
-        label="seconds", meaning="seconds of training, so far", better=Direction.minimize, unit=Unit.seconds
+        label="seconds",
+        meaning="seconds of training, edits and evaluation, so far",
+        better=Direction.minimize,
+        unit=Unit.seconds,
     ),
     "model/forward_flops": Metric(
         label="forward GFLOP",
@@ -151,6 +154,13 @@ METRICS: Mapping[str, Metric] = {
         meaning="accuracy on the validation images of a class",
         better=Direction.maximize,
         unit=Unit.fraction,
+    ),
+    "test/accuracy/<class>": Metric(
+        label="test acc",
+        meaning="accuracy on the test images of a class, once at the end",
+        better=Direction.maximize,
+        unit=Unit.fraction,
+        in_every_report=False,
     ),
     "model/width/<layer>": Metric(
         label="width", meaning="neurons of a layer that can grow", better=None, unit=Unit.number

@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from growcore.edits import decide, surgery
 from growcore.edits.line_search import LineSearch, line_search, scaling_factors
 from growcore.edits.observe import observe_activity, observe_growth, observe_pruning
 from growcore.edits.reports import EditRecord, LayerState
+from growcore.edits.upkeep import Upkeep
 from growcore.growth import GrowthProposal, MergeProposal
 from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost, models
+from growcore.networks.running_statistics import reestimate
 
 
 class Editor:
@@ -33,6 +36,7 @@ class Editor:
         self.data = data
         self.generator = generator
         self.num_growths = 0  # growth events so far
+        self.upkeep = Upkeep(data)  # of what evaluation reads
 
     def edit(
         self, model: nn.Module, optimizer: Optimizer, epoch: int, step: int
@@ -40,7 +44,7 @@ class Editor:
         """Grow and prune before epoch `epoch` is trained, if the configuration says so.
 
         Returns:
-            What was done, and the FLOPs that statistics and line search executed.
+            What was done, and the FLOPs that statistics, line search and upkeep executed.
         """
         records: list[EditRecord] = []
         flops = 0
@@ -48,37 +52,42 @@ class Editor:
         progress = Progress(epoch, self.config.training.num_epochs, self.num_growths)
         if decide.pruning_is_due(self.config.pruning, progress):
             before = self._signal(model)
-            records += self._with_signal(self._prune(model, optimizer, progress, moment), model, before)
-        if decide.removal_is_due(self.config.pruning, progress):
+            records += self._noted(self._prune(model, optimizer, progress, moment), model, before)
+        events = (
+            (decide.removal_is_due(self.config.pruning, progress), self._remove),
+            (decide.growth_is_due(self.config.growth, progress), self._grow),
+        )
+        for event in (event for is_due, event in events if is_due):
+            flops += self.upkeep.refresh(model, step)
             before = self._signal(model)
-            removed, flops = cost.executed_flops(lambda: self._remove(model, optimizer, progress, moment))
-            records += self._with_signal(removed, model, before)
-        if decide.growth_is_due(self.config.growth, progress):
-            before = self._signal(model)
-            grown, growth_flops = cost.executed_flops(lambda: self._grow(model, optimizer, progress, moment))
-            flops += growth_flops
-            records += self._with_signal(grown, model, before)
-            self.num_growths += 1
+            done, event_flops = cost.executed_flops(partial(event, model, optimizer, progress, moment))
+            flops += event_flops
+            records += self._noted(done, model, before)
         return records, flops
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; the generator belongs to the training."""
-        return {"num_growths": self.num_growths}
+        return {"num_growths": self.num_growths, "upkeep": self.upkeep.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.num_growths = state["num_growths"]
+        # A checkpoint of before there was any says nothing of edits: it is taken as edited.
+        self.upkeep.load_state_dict(state.get("upkeep", {"edited": True, "estimated_at": None}))
 
     def _signal(self, model: nn.Module) -> list[LayerSignal]:
-        """Signal at each layer as evaluation sees it, whatever mode the model is in."""
-        return checks.measure(copy.deepcopy(model).eval(), self.data)
+        """Signal at each layer as evaluation will see it, whatever mode the model is in."""
+        measured = copy.deepcopy(model).eval()
+        reestimate(measured, self.data.normalise(self.data.train.x_NCHW[: checks.NUM_IMAGES]))
+        return checks.measure(measured, self.data)
 
-    def _with_signal(
+    def _noted(
         self, records: list[EditRecord], model: nn.Module, before: list[LayerSignal]
     ) -> list[EditRecord]:
         """The records of one event with what it did to the signal."""
         if all(record.kind == "skip" for record in records):
             return records
+        self.upkeep.note_edit()
         after = self._signal(model)
         return [replace(r, signal=checks.edit_signal(r.layer, before, after)) for r in records]
 
@@ -101,6 +110,7 @@ class Editor:
     def _grow(
         self, model: nn.Module, optimizer: Optimizer, progress: Progress, moment: _Moment
     ) -> list[EditRecord]:
+        self.num_growths += 1
         statistics, search = self._batches()
         growth, imports = self.config.growth, self.config.imports
         pairs = models.grow_pairs(model)

@@ -20,7 +20,7 @@ BATCH_SIZE = 1024  # images; evaluation keeps no activations for a backward pass
 def evaluate(
     model: nn.Module, data: DataSet, part: Part, prefix: str, own: Mapping[str, Metric] | None = None
 ) -> dict[str, float]:
-    """`PREFIX/loss`, `PREFIX/accuracy` and metrics of one's own over a part, in eval mode.
+    """`PREFIX/loss`, `PREFIX/accuracy`, `PREFIX/accuracy/<class>` and metrics of one's own, in eval mode.
 
     Args:
         model: gives logits, N x classes.
@@ -30,8 +30,8 @@ def evaluate(
         own: metrics of a user's by `val/NAME`, as `growcore.metrics.own` finds them.
 
     Returns:
-        These metrics; with prefix `val` also `val/accuracy/<class>` for each class that occurs and
-        `activity/dead_fraction/<layer>` for each layer that can grow.
+        These metrics, of each class that occurs; with prefix `val` also `activity/dead_fraction/<layer>` for
+        each layer that can grow.
     """
     with evaluating(model), torch.no_grad(), watch_hidden(models.growable(model)) as activities:
         logits_NK = torch.cat([model(x) for x, _ in evaluation_batches(data, part, BATCH_SIZE)])
@@ -43,8 +43,9 @@ def evaluate(
     for key, metric in (own or {}).items():
         assert metric.measure is not None
         metrics[f"{prefix}/{key.removeprefix('val/')}"] = float(metric.measure(logits_NK.float(), part.y_N))
+    for name, share in _accuracy_by_class(correct_N, part.y_N, data.class_names).items():
+        metrics[f"{prefix}/accuracy/{name}"] = share
     if prefix == "val":
-        metrics |= _accuracy_by_class(correct_N, part.y_N, data.class_names)
         for name, activity in activities.items():
             metrics[f"activity/dead_fraction/{name}"] = activity.dead_fraction()
     return metrics
@@ -55,9 +56,7 @@ def _accuracy_by_class(correct_N: Tensor, y_N: Tensor, names: tuple[str, ...]) -
     correct_K = torch.bincount(y_N[correct_N], minlength=len(names))
     shares = (correct_K / num_K.clamp_min(1)).tolist()
     return {
-        f"val/accuracy/{_plain(name)}": share
-        for name, share, num in zip(names, shares, num_K.tolist(), strict=True)
-        if num
+        _plain(name): share for name, share, num in zip(names, shares, num_K.tolist(), strict=True) if num
     }
 
 

@@ -105,12 +105,18 @@ class Training:
 
     def _train_epoch(self) -> None:
         """Train the epoch under way, or the next one, to its end or to a pause."""
-        if self._under_way is None:
-            self._preflight()
+        with self._counting_seconds():
+            if self._under_way is None:
+                self._preflight()
+            self._under_way = self._under_way or self._begin_epoch()
+            if self._train_batches(self._under_way):
+                self._end_epoch(self._under_way)
+
+    @contextmanager
+    def _counting_seconds(self) -> Iterator[None]:
+        """Add the seconds of the block to those of the trial."""
         started = time.perf_counter()
-        self._under_way = self._under_way or self._begin_epoch()
-        if self._train_batches(self._under_way):
-            self._end_epoch(self._under_way)
+        yield
         self.wall_seconds += time.perf_counter() - started
 
     def _preflight(self) -> None:
@@ -121,8 +127,7 @@ class Training:
     def _begin_epoch(self) -> Epoch:
         records, flops = self.editor.edit(self.model, self.optimizer, self.epoch, self.step)
         self._edits += records
-        self.train_flops += flops
-        self.sparse_flops += flops
+        self._add_flops(flops, flops)
         size = cost.measure(self.model, self.data.image_shape)
         return Epoch.begin(size, self.generator, self.config.seed * 1_000_003 + self.epoch, self.device)
 
@@ -157,8 +162,14 @@ class Training:
         yield
         num_images = epoch.num_images - num_images
         strength_flops = self._strength_flops() - strength_flops
-        self.train_flops += epoch.training_flops * num_images + strength_flops
-        self.sparse_flops += epoch.sparse_training_flops * num_images + strength_flops
+        self._add_flops(
+            epoch.training_flops * num_images + strength_flops,
+            epoch.sparse_training_flops * num_images + strength_flops,
+        )
+
+    def _add_flops(self, dense: int, sparse: int) -> None:
+        self.train_flops += dense
+        self.sparse_flops += sparse
 
     def _strength_flops(self) -> int:
         """FLOPs of measuring strengths so far, were the layers always of their present size."""
@@ -190,6 +201,20 @@ class Training:
         return f"optimizer.lr={self.config.optimizer.lr:g} may be too high"
 
     def _report(self) -> Report:
+        with self._counting_seconds():
+            metrics = self._measure()
+        metrics["cost/wall_seconds"] = self.wall_seconds
+        edits, self._edits = self._edits, []
+        findings, self._findings = self._findings, []
+        metrics |= _growth_metrics(edits) | self._signal
+        self._signal = {key: self._signal[key] for key in checks.COUNTS if key in self._signal}
+        self._reported = self.epoch
+        return Report(self.step, self.epoch, metrics, edits, self.finished, findings)
+
+    def _measure(self) -> dict[str, float]:
+        """What the network can: on validation images and, at the end, on test images."""
+        flops = self.editor.upkeep.refresh(self.model, self.step)
+        self._add_flops(flops, flops)
         metrics = {"train/loss": self._train_loss}
         metrics |= evaluate(self.model, self.data, self.data.val, "val", self.own_metrics)
         self.plateau.add(metrics["val/accuracy"], any(edit.kind != "skip" for edit in self._edits))
@@ -198,22 +223,16 @@ class Training:
             metrics |= evaluate(self.model, self.data, self.data.test, "test", self.own_metrics)
         if not torch.isfinite(torch.tensor(metrics["val/loss"])):
             raise TrialFailed(f"the validation loss became {metrics['val/loss']} in epoch {self.epoch}")
-        edits, self._edits = self._edits, []
-        findings, self._findings = self._findings, []
-        metrics |= _growth_metrics(edits) | self._signal
-        self._signal = {key: self._signal[key] for key in checks.COUNTS if key in self._signal}
-        self._reported = self.epoch
-        return Report(self.step, self.epoch, metrics, edits, self.finished, findings)
+        return metrics
 
     def _size_metrics(self) -> dict[str, float]:
         size = cost.measure(self.model, self.data.image_shape)
-        metrics = {
+        metrics: dict[str, float] = {
             "model/parameters": size.parameters,
             "model/nonzero_parameters": size.nonzero_parameters,
             "model/forward_flops": size.forward_flops,
             "cost/train_flops": self.train_flops,
             "cost/sparse_flops": self.sparse_flops,
-            "cost/wall_seconds": self.wall_seconds,
         }
         metrics |= {f"model/width/{name}": width for name, width in models.widths(self.model).items()}
         for name, layer in models.sparse_layers(self.model).items():

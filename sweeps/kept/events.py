@@ -120,6 +120,20 @@ def reports(folder: Path) -> list[dict[str, Any]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def lines(folder: Path) -> list[list[dict[str, Any]]]:
+    """What a trial trained itself: its reports by step, anew from each checkpoint that it took over.
+
+    Such a line begins with the take-over (`exploit`), which holds the metrics of the checkpoint.
+    """
+    found: list[dict[int, dict[str, Any]]] = [{}]
+    for event in read_events(folder):
+        if event["kind"] == "exploit":
+            found.append({event["step"]: event} if "metrics" in event else {})
+        elif event["kind"] == "report":
+            found[-1][event["step"]] = event
+    return [[line[step] for step in sorted(line)] for line in found]
+
+
 def edits(folder: Path, until_step: int | None = None) -> list[dict[str, Any]]:
     """What grew and what was pruned, in order; `until_step` leaves out later reports."""
     kept = [r for r in reports(folder) if until_step is None or r["step"] <= until_step]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -47,6 +48,11 @@ class Change:
     donor: int  # number of the other one
     donor_fraction: float  # that the checkpoint has reached
     step: int  # of the checkpoint
+    # Costs (`cost/*`) so far; both empty in studies of before they were kept.
+    own: dict[str, float] = field(default_factory=dict)  # of the trial, whose training ends here
+    taken: dict[str, float] = field(
+        default_factory=dict
+    )  # of the checkpoint: another trial's, not to be counted again
     params: dict[str, Any]  # from here on
     overrides: list[str]
     config: dict[str, Any]
@@ -101,10 +107,23 @@ class TrialRow:
     ended: datetime | None
     changes: tuple[Change, ...] = ()  # of population-based training, in order
 
+    def executed(self, key: str) -> float:
+        """A cost (`cost/*`) of what this trial trained itself; what it took over is its donors'."""
+        return self.outcome.metrics.get(key, 0.0) + beyond_report(self.changes, key)
+
     @property
     def seconds(self) -> float:
         """Wall seconds from ask to tell; 0 while it runs."""
         return (self.ended - self.started).total_seconds() if self.started and self.ended else 0.0
+
+
+def beyond_report(changes: Iterable[Change], key: str) -> float:
+    """What to add to a reported cost, which is that of a network, for that of a trial.
+
+    The report counts what donors had spent on their checkpoints, and not what the trial had spent on the
+    networks that it gave up.
+    """
+    return sum(change.own.get(key, 0.0) - change.taken.get(key, 0.0) for change in changes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

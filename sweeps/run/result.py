@@ -61,7 +61,7 @@ def result_of(
     """
     done = {row.number for row in before if row.state.has_ended}
     rows = (row for row in study.rows() if row.number not in done)
-    worked = num_replicates * sum(row.outcome.metrics.get("cost/wall_seconds", 0.0) for row in rows)
+    worked = num_replicates * sum(row.executed("cost/wall_seconds") for row in rows)
     chosen = study.best()
     return Result(
         study=study,

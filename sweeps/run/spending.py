@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweeps.kept.budget import Spent
-from sweeps.kept.trials import TrialRow
+from sweeps.kept.trials import TrialRow, beyond_report
 from sweeps.search import Study
 from sweeps.views.progress import Display
 
@@ -47,21 +47,26 @@ class Spending:
         self._hours = 0.0
         self._gpu_hours = 0.0
         self._flops: dict[int, float] = {}  # of trials that have not ended: number -> at its newest report
+        self._taken: dict[int, float] = {}  # number -> what to add to its reports, see `beyond_report`
         self._holding: set[int] = set()  # numbers of those that hold a slot
-        self._ended = sum(_flops(row.outcome.metrics) for row in study.rows() if row.state.has_ended)
+        self._ended = sum(row.executed(_FLOPS) for row in study.rows() if row.state.has_ended)
         self._since = clock()
 
     def started(self, number: int) -> None:
-        """From now on the trial holds its GPUs."""
+        """From now on the trial holds its GPUs; it may have gone on from another's checkpoint."""
+        taken = beyond_report(self._study.row(number).changes, _FLOPS)
         with self._lock:
             self._advance()
             self._holding.add(number)
+            self._taken[number] = taken
         self.write()
 
     def reported(self, number: int, result: Mapping[str, Any]) -> None:
         """Remember how far the trial has come."""
         with self._lock:
-            self._flops[number] = max(self._flops.get(number, 0.0), _flops(result.get("metrics", {})))
+            if (reported := result.get("metrics", {}).get(_FLOPS)) is not None:
+                executed = float(reported) + self._taken.get(number, 0.0)
+                self._flops[number] = max(self._flops.get(number, 0.0), executed)
 
     def paused(self, number: int) -> None:
         """The trial holds its GPUs no longer, and goes on later."""
@@ -75,7 +80,7 @@ class Spending:
         with self._lock:
             self._advance()
             self._holding.discard(row.number)
-            self._ended += max(self._flops.pop(row.number, 0.0), _flops(row.outcome.metrics))
+            self._ended += max(self._flops.pop(row.number, 0.0), row.executed(_FLOPS))
         self.write()
 
     def write(self) -> None:
@@ -102,7 +107,3 @@ class Spending:
         hours, self._since = (now - self._since) / 3600, now
         self._hours += hours
         self._gpu_hours += hours * self._gpus * len(self._holding)
-
-
-def _flops(metrics: Mapping[str, float]) -> float:
-    return float(metrics.get(_FLOPS, 0.0))

@@ -176,6 +176,8 @@ class Population:
             donor=donor,
             donor_fraction=self._fraction(donor, report),
             step=report["step"],
+            own=_costs(events.reports(self._folder / str(number))[-1]),
+            taken=_costs(report),
             params=values,
             overrides=self._space.overrides(values),
             config=self._space.apply(values).to_dict(),
@@ -246,6 +248,10 @@ class Population:
 
     def _value(self, report: Mapping[str, Any]) -> float:
         return float(report["metrics"][self._config.search.metric])
+
+
+def _costs(report: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in report["metrics"].items() if key.startswith("cost/")}
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -146,9 +146,9 @@ def _trial_curve(folder: Path, metric: str) -> Curve | None:
 def _sweep_curve(folder: Path, metric: str, maximize: bool, num_replicates: int) -> tuple[Curve, list[float]]:
     """The best so far over the FLOPs of all trials together, and those FLOPs where trials ended.
 
-    What a lost worker trained twice counts once.
+    What a lost worker trained twice counts once, and so does what a trial took over from another.
     """
-    reported = sorted(r for trial in _trials(folder) for r in _increments(events.reports(trial), metric))
+    reported = sorted(r for trial in _trials(folder) for r in _increments(events.lines(trial), metric))
     if not reported:
         raise ConfigError(f"No trial of {folder.name} has reported anything that could be compared.")
     _, increments, values, last = zip(*reported, strict=True)
@@ -157,13 +157,16 @@ def _sweep_curve(folder: Path, metric: str, maximize: bool, num_replicates: int)
     return Curve(flops_N=spent_N, values_N=best_N, is_step=True), spent_N[np.array(last)].tolist()
 
 
-def _increments(reports: list[dict[str, Any]], metric: str) -> Iterator[tuple[float, float, float, bool]]:
+def _increments(lines: list[list[dict[str, Any]]], metric: str) -> Iterator[tuple[float, float, float, bool]]:
     """Of each report: time, FLOPs since the one before, metric, whether it is its trial's last."""
-    before = 0.0
-    for report in reports:
-        spent = _metric(report, _COST)
-        yield report["time"], spent - before, _metric(report, metric), report is reports[-1]
-        before = spent
+    last = next((e for line in reversed(lines) for e in reversed(line) if e["kind"] == "report"), None)
+    for line in lines:
+        before = 0.0
+        for event in line:
+            spent = _metric(event, _COST)
+            if event["kind"] == "report":
+                yield event["time"], spent - before, _metric(event, metric), event is last
+            before = spent
 
 
 def _metric(report: dict[str, Any], key: str) -> float:

@@ -1,7 +1,8 @@
 """Trials side by side: the table that ends a sweep and that `sweeps show` prints.
 
 Where a configuration was trained with several seeds, its values are means over them, with their standard
-errors; its edits are those of a training, as a rounded mean; its train FLOPs are what all of them spent.
+errors; its edits are those of a training, as a rounded mean; its train FLOPs are what all of them spent. A
+member of a population shows what it spent itself: what it took over stands with the one that trained it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Entry:
     test_error: float | None
     num_parameters: int | None
     num_nonzero: int | None
-    train_flops: float | None  # of all replicates together
+    train_flops: float | None  # that it executed itself, all replicates together
     metrics: dict[str, float]  # of the last report; means, train FLOPs too
     standard_errors: dict[str, float]  # of those that are means
     num_grown: int  # edits, in all replicates together
@@ -117,7 +118,7 @@ def entry(row: TrialRow, objectives: Sequence[str]) -> Entry:
         test_error=errors.get(_TEST),
         num_parameters=_int(values.get("model/parameters")),
         num_nonzero=_int(values.get("model/nonzero_parameters")),
-        train_flops=values[_FLOPS] * max(1, len(trainings)) if _FLOPS in values else None,
+        train_flops=row.executed(_FLOPS) * max(1, len(trainings)) if _FLOPS in values else None,
         metrics=dict(values),
         standard_errors=dict(errors),
         num_grown=row.outcome.num_grown,

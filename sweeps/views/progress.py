@@ -23,6 +23,8 @@ from sweeps.views.leaderboard import entry
 from sweeps.views.tables import columns
 from sweeps.views.words import chosen, duration, edits_each, measured
 
+_SECONDS = "cost/wall_seconds"
+
 
 class Display(Protocol):
     """Hears of everything a person may want to see."""
@@ -272,7 +274,7 @@ def describe(row: TrialRow, metric: str, known: Mapping[str, Metric] = METRICS) 
     always = {key: one for key, one in shown(Place.live, known).items() if key in e.metrics}
     sizes = [f"{one.written(e.metrics[key])} {one.label}" for key, one in always.items()]
     # A resumed trial counts what it trained, not the time in between.
-    trained = row.outcome.metrics.get("cost/wall_seconds")
+    trained = row.executed(_SECONDS) if _SECONDS in row.outcome.metrics else None
     seconds = row.seconds if trained is None else trained * max(1, len(e.replicates))
     value = measured(e.value, e.error)
     return f"{what}: {', '.join([f'{label(metric, known)} {value}', *sizes, e.edits])}, {seconds:.1f} s"

@@ -132,6 +132,17 @@ def test_who_saw_an_older_state_takes_nothing(url):
     assert lease.holder(url, "s").owner == "winner"
 
 
+def test_an_owner_that_has_beaten_since_it_was_looked_at_keeps_its_lease(url):
+    first = lease.acquire(url, "s")
+    change(url, machine="elsewhere", beat=time.time() - 100)
+    engine = lease._open(url)
+    seen = lease._read(engine, "s")
+    assert not seen.is_live
+    assert first.beat()  # it only slept
+    assert not lease._take(engine, "s", "late", seen)
+    assert first.beat()
+
+
 def test_a_request_to_stop_reaches_its_driver_and_never_the_next(url):
     first = lease.acquire(url, "s")
     assert not first.stop_asked

@@ -44,6 +44,19 @@ def test_a_loaded_study_does_not_draw_its_first_trials_again(url):
     assert not set(drawn) & set(more)
 
 
+def test_a_resumed_sampler_suggests_nothing_a_second_time(url):
+    """Repeated suggestions are never handed out, which would hide a sampler that begins again."""
+    sampler = SamplerSettings(name="random", seed=3)
+    for run in range(3):
+        study = Study.load(url, "a", sampler) if run else Study.create(url, "a", sampler)
+        for _ in range(3):
+            study.ask(SPACE)
+    suggested = study._study.get_trials(deepcopy=False)
+    assert (
+        len({trial.params["optimizer.lr"] for trial in suggested}) == len(suggested) == study.num_asked() == 9
+    )
+
+
 def test_orphans_keep_their_numbers_and_parameters(url):
     study = Study.create(url, "a")
     asked = [study.ask(SPACE) for _ in range(3)]
@@ -284,6 +297,18 @@ def test_trials_that_break_a_constraint_come_last_and_are_never_best():
     assert [row.number for row in study.rank()] == [3, 1, 2, 0]
     assert study.best().number == 3
     assert study.row(0).violations == {"model/parameters <= 40": 1.0}
+
+
+@settings(max_examples=5)
+@given(st.permutations([120, 150, 300, 90, 101]))
+def test_trials_that_break_constraints_are_ordered_by_how_much_not_by_their_values(sizes):
+    limit = Constraint("model/parameters", "<=", 100)
+    study = Study.create(MEMORY, "a", RANDOM, goals=Goals(constraints=(limit,)), budget=5)
+    for size in sizes:
+        number = study.ask(SPACE).number
+        # The larger, the more accurate: accuracy would order them the other way round.
+        study.complete(number, size / 1000, Outcome(metrics={"model/parameters": size}))
+    assert [sizes[row.number] for row in study.rank()] == sorted(sizes)
 
 
 def test_where_every_trial_breaks_a_constraint_none_is_best():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from learner import LearnerEngine, read_state, worth
+from learner import Learner, LearnerEngine, read_state, worth
 from stand_in import RANDOM, Heard, trial_config
 
 from growcore.config import TrialConfig, trial_keys
@@ -32,6 +32,7 @@ from sweeps.kept.trials import TrialState
 from sweeps.records import best
 from sweeps.run.attempts import Attempts
 from sweeps.run.searcher import Goal, StudySearcher
+from sweeps.run.spending import Spending
 from sweeps.search import Study
 from sweeps.space import encoding
 from sweeps.space.search_space import SearchSpace
@@ -41,7 +42,7 @@ from sweeps.stopping.population import Population
 from sweeps.trial.attempt import Attempt
 from sweeps.trial.engine import Engine, Growcore
 from sweeps.trial.job import Job
-from sweeps.views import leaderboard
+from sweeps.views import curves, leaderboard
 
 NUM_EPOCHS = 10
 SETTINGS = SchedulerConfig(name=SchedulerName.pbt, edit_grace=0.0, interval=0.2)
@@ -373,6 +374,43 @@ def test_a_new_driver_goes_on_with_the_newest_configurations(tmp_path):
     assert [row.state for row in rows] == [TrialState.complete] * 8
     for number, row in before.items():
         assert rows[number].changes[: len(row.changes)] == row.changes
+
+
+def test_what_is_taken_over_counts_once_in_budget_table_curve_and_seconds(tmp_path, monkeypatch):
+    trained: list[float] = []
+    report = Learner.report
+    monkeypatch.setattr(Learner, "report", lambda learner: trained.append(1e6) or report(learner))
+    study = new_study()
+    sweep = Sweep(tmp_path, make_config(), study)
+    spending = Spending(study, 0.0, 1, Shown())
+    reported = sweep.population.reported
+
+    def and_spent(number: int, result: dict[str, Any]) -> None:
+        reported(number, result)
+        spending.started(number)
+        metrics = {k.removeprefix("metrics/"): v for k, v in result.items() if k.startswith("metrics/")}
+        spending.reported(number, {"metrics": metrics})
+        assert spending.spent.train_flops == pytest.approx(sum(trained))
+
+    sweep.population.reported = and_spent  # type: ignore[method-assign]
+    sweep.run()
+    rows = study.rows()
+    of_networks = sum(row.outcome.metrics["cost/train_flops"] for row in rows)
+    assert of_networks != sum(trained)  # else this would prove nothing
+    assert sum(row.executed("cost/train_flops") for row in rows) == pytest.approx(sum(trained))
+    assert sum(row.executed("cost/wall_seconds") for row in rows) == pytest.approx(2e-6 * sum(trained))
+    assert sum(e.train_flops for e in leaderboard.entries(study)) == pytest.approx(sum(trained))
+    resumed = Spending(study, 0.0, 1, Shown())
+    assert resumed.spent.train_flops == pytest.approx(sum(trained))
+    curve, _ = curves._sweep_curve(tmp_path, "val/accuracy", True, 1)
+    assert curve.flops_N[-1] == pytest.approx(sum(trained))
+
+
+class Shown:
+    """Displays nothing."""
+
+    def accounted(self, *args: Any) -> None:
+        """Nobody looks."""
 
 
 def test_a_take_over_that_was_cut_short_is_finished_or_forgotten(tmp_path):

@@ -128,6 +128,28 @@ def test_a_rung_is_not_missed_by_rounding():
     assert driven.report("falls", 9, 0.1) == TrialScheduler.STOP  # 3 * 3 * 0.1 > 0.9
 
 
+@pytest.mark.parametrize("name", [SchedulerName.asha, SchedulerName.median])
+def test_the_last_result_of_a_stopped_trial_counts_once(name):
+    driven = Driven(make_config(name, grace=0.1))
+    for index in range(4):
+        driven.run(f"good{index}", 0.75)
+    driven.trials["weak"] = FakeTrial("weak")
+    driven.scheduler.on_trial_add(None, driven.trials["weak"])
+    result = make_result(9, 0.1)  # past two rungs at once
+    assert driven.scheduler.on_trial_result(None, driven.trials["weak"], result) == TrialScheduler.STOP
+    counted = told_to(driven)
+    driven.scheduler.on_trial_complete(None, driven.trials["weak"], result)
+    assert told_to(driven) == counted
+
+
+def told_to(driven: Driven) -> Any:
+    """What Ray's scheduler has counted."""
+    inner = driven.scheduler._inner
+    if hasattr(inner, "_brackets"):
+        return [[dict(recorded) for _, recorded in b._rungs] for b in inner._brackets]
+    return {trial: len(results) for trial, results in inner._results.items()}
+
+
 def test_no_scheduler_and_pbt_stop_nothing():
     for name in (SchedulerName.none, SchedulerName.pbt):
         driven = Driven(make_config(name))

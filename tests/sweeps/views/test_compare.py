@@ -160,6 +160,16 @@ def test_trials_that_differ_in_their_seed_alone_are_paired_by_seed(folder):
     assert "Few seeds" in found.test.caveat
 
 
+@pytest.mark.parametrize(("difference", "p"), [(0.25, 0.0), (-0.25, 0.0), (0.0, 1.0)])
+def test_differences_that_are_all_equal_leave_no_doubt_where_they_are_not_zero(folder, difference, p):
+    for name, shift in (("a", difference), ("b", 0.0)):
+        folder.sweep(name)
+        for number, end in enumerate((0.25, 0.5, 0.375)):
+            folder.trial(f"{name}/{number}", [(1e9, end + shift)], seed=number)
+    test = compared(folder, "a/0", "b/0").test
+    assert (test.num_pairs, test.mean_difference, test.standard_error, test.p) == (3, difference, 0.0, p)
+
+
 def test_a_trial_of_the_same_configuration_that_did_not_complete_is_no_replicate(folder):
     folder.sweep("s")
     seeds(folder, "s", 0, {0: 0.9, 1: 0.8}, model={"name": "a"})
