@@ -66,7 +66,9 @@ def observe_growth(
 def observe_pruning(model: nn.Module, generator: torch.Generator | None = None) -> list[PruneObservation]:
     """The connections of every sparse layer and the strengths gathered so far (random ones: drawn now)."""
     return [
-        PruneObservation(name, layer.strengths(generator), layer.masked_weight().detach(), layer.mask)
+        PruneObservation(
+            name, layer.strengths(generator), layer.masked_weight().detach(), layer.mask, layer.units
+        )
         for name, layer in sparse_layers(model).items()
         if layer.weight.numel()
     ]

@@ -138,6 +138,9 @@ def make_sparse(model: nn.Module, config: PruningConfig, method: PruningMethod) 
             module.layer = DSConv2d.from_conv(module.layer, **settings)
         elif type(module.layer) is nn.Linear and id(module) in producers:
             module.layer = DSLinear.from_linear(module.layer, **settings)
+    first = next((m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)), None)
+    if isinstance(first, DSConv2d | DSLinear):
+        first.reads_units = False  # its inputs are the pixels of images
 
 
 def _sparse_settings(config: PruningConfig, method: PruningMethod) -> SparseSettings:
@@ -162,7 +165,7 @@ def start_sparse(model: nn.Module, pruning: PruningConfig, generator: torch.Gene
         return
     shares = allocate([layer.weight.shape for layer in layers], pruning.density, pruning.allocation.value)
     for layer, num_alive in zip(layers, shares.num_alive, strict=True):
-        layer.start_sparse(random_mask(layer.weight.shape, num_alive, generator))
+        layer.start_sparse(random_mask(layer.weight.shape, num_alive, generator, layer.units))
         louder = layer.density**-0.5
         assert isinstance(layer.weight_init, WeightLaw)
         layer.weight_init = replace(layer.weight_init, gain=layer.weight_init.gain * louder)

@@ -8,6 +8,7 @@ from .connections import SparseConnections as SparseConnections
 from .connections import SparseSettings as SparseSettings
 from .export import bake as bake
 from .export import two_of_four as two_of_four
+from .floor import bare_units as bare_units
 from .layers import DSConv2d as DSConv2d
 from .layers import DSLinear as DSLinear
 from .momentum import hold_pruned_at_zero as hold_pruned_at_zero
@@ -21,3 +22,4 @@ from .selection import PruneMask as PruneMask
 from .selection import rank_globally as rank_globally
 from .selection import rank_within_scopes as rank_within_scopes
 from .strength import STRENGTHS as STRENGTHS
+from .units import Units as Units

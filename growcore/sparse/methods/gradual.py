@@ -27,7 +27,7 @@ def decide(
     final = sparse.allocate([o.weight.shape for o in observations], config.density, config.allocation.value)
     left = share_left(config, progress)
     masks = [
-        sparse.gradual_magnitude(o.weight, o.alive, density + (1 - density) * left)
+        sparse.gradual_magnitude(o.weight, o.alive, density + (1 - density) * left, o.units)
         for o, density in zip(observations, final.densities, strict=True)
     ]
     rule = f"smallest weights pruned, {1 - left:.3g} of the way to density {final.density:.3g},"

@@ -32,7 +32,7 @@ def decide(
 ) -> Decision:
     """As many come as go, in each layer."""
     fraction = exchanged_fraction(config, progress)
-    masks = [sparse.hebbian_exchange(o.strengths, o.alive, fraction) for o in observations]
+    masks = [sparse.hebbian_exchange(o.strengths, o.alive, fraction, o.units) for o in observations]
     return Decision(masks, f"weakest {fraction:.3g} exchanged for the inactive of largest {config.strength}")
 
 

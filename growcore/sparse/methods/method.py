@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from growcore.config.acting import Keys, Option, acting
+from growcore.sparse.units import EVERY_UNIT, Units
 
 if TYPE_CHECKING:  # tables of methods are read where torch is not wanted
     import torch
@@ -54,6 +55,7 @@ class PruneObservation:
     strengths: Tensor  # of every connection, pruned ones included
     weight: Tensor  # 0 where pruned
     alive: Tensor  # bool
+    units: Units = EVERY_UNIT  # what the connections join: rules leave each unit one, as far as they go
 
 
 class Decision(NamedTuple):

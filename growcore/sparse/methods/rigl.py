@@ -25,7 +25,7 @@ def decide(
 ) -> Decision:
     """As many come as go, in each layer."""
     fraction = exchanged_fraction(config, progress)
-    masks = [sparse.rigl(o.weight, o.alive, o.strengths, fraction) for o in observations]
+    masks = [sparse.rigl(o.weight, o.alive, o.strengths, fraction, o.units) for o in observations]
     return Decision(masks, f"smallest {fraction:.3g} exchanged for those of largest gradient")
 
 

@@ -25,7 +25,7 @@ def decide(
 ) -> Decision:
     """As many come as go, in each layer."""
     fraction = exchanged_fraction(config, progress)
-    masks = [sparse.set_evolution(o.weight, o.alive, fraction, generator) for o in observations]
+    masks = [sparse.set_evolution(o.weight, o.alive, fraction, generator, o.units) for o in observations]
     return Decision(masks, f"smallest {fraction:.3g} exchanged for random connections")
 
 
