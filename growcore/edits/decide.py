@@ -18,6 +18,7 @@ from growcore.edits.surgery import Edit, EditKind
 from growcore.growth import GrowthProposal, MergeProposal, RemovedNeurons
 from growcore.growth.methods import GrowthMethod
 from growcore.networks.neurons import neurons_to_keep
+from growcore.sparse import PruneMask, bare_units
 from growcore.sparse.methods import PruneObservation, PruningMethod
 
 
@@ -147,9 +148,15 @@ def decide_pruning(
         return []
     decision = method.decide(observations, config, progress, generator)
     return [
-        Edit(o.layer, EditKind.prune, mask, f"{decision.rule} at epoch {progress.epoch}")
+        Edit(o.layer, EditKind.prune, mask, f"{decision.rule} at epoch {progress.epoch}{_bare(o, mask)}")
         for o, mask in zip(observations, decision.masks, strict=True)
     ]
+
+
+def _bare(observation: PruneObservation, mask: PruneMask) -> str:
+    """Says how many units have no connection left, if any."""
+    number = bare_units(mask.alive, observation.units)
+    return f"; {number} of its inputs and outputs have no connection" if number else ""
 
 
 def decide_removal(observations: Sequence[ActivityObservation], progress: Progress) -> list[Edit]:

@@ -76,11 +76,16 @@ class Editor:
     def _with_signal(
         self, records: list[EditRecord], model: nn.Module, before: list[LayerSignal]
     ) -> list[EditRecord]:
-        """The records of one event with what it did to the signal."""
+        """The records of one event with what it did to the signal, and whether it leaves a path through."""
         if all(record.kind == "skip" for record in records):
             return records
         after = self._signal(model)
-        return [replace(r, signal=checks.edit_signal(r.layer, before, after)) for r in records]
+        cut = checks.path_finding(model, self.data)
+        said = "" if cut is None else f"; {cut.reason}"
+        return [
+            replace(r, signal=checks.edit_signal(r.layer, before, after), reason=f"{r.reason}{said}")
+            for r in records
+        ]
 
     def _prune(
         self, model: nn.Module, optimizer: Optimizer, progress: Progress, moment: _Moment
