@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from growcore.edits.reports import EditRecord, LayerState
 from growcore.growth import GrowthProposal, MergeProposal
 from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost, models
+from growcore.sparse.methods import PruningMethod
 
 
 class Editor:
@@ -53,12 +54,18 @@ class Editor:
             before = self._signal(model)
             removed, flops = cost.executed_flops(lambda: self._remove(model, optimizer, progress, moment))
             records += self._with_signal(removed, model, before)
+        shapes_before_growth = models.sparse_shapes(model)
         if decide.growth_is_due(self.config.growth, progress):
             before = self._signal(model)
             grown, growth_flops = cost.executed_flops(lambda: self._grow(model, optimizer, progress, moment))
             flops += growth_flops
             records += self._with_signal(grown, model, before)
             self.num_growths += 1
+        has_resized = any(record.kind in ("grow", "remove") for record in records)
+        if has_resized and self._pruning_method().allot is not None:
+            before = self._signal(model)
+            allotted = self._allot(model, optimizer, progress, moment, shapes_before_growth)
+            records += self._with_signal(allotted, model, before)
         return records, flops
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,6 +99,21 @@ class Editor:
     ) -> list[EditRecord]:
         observations = observe_pruning(model, self.generator)
         edits = decide.decide_pruning(
+            observations, self.config.pruning, progress, self.generator, self.config.imports
+        )
+        return moment.apply(edits, optimizer, self.generator)
+
+    def _allot(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        progress: Progress,
+        moment: _Moment,
+        before: Mapping[str, torch.Size],
+    ) -> list[EditRecord]:
+        """Bring connections back to the density asked for, where the method keeps one."""
+        observations = observe_pruning(model, self.generator, before)
+        edits = decide.decide_allotment(
             observations, self.config.pruning, progress, self.generator, self.config.imports
         )
         return moment.apply(edits, optimizer, self.generator)
@@ -149,6 +171,12 @@ class Editor:
     def _growth_method(self) -> GrowthMethod:
         method: GrowthMethod = registry.find(
             registry.GROWTH_METHODS, self.config.growth.method, self.config.imports
+        )
+        return method
+
+    def _pruning_method(self) -> PruningMethod:
+        method: PruningMethod = registry.find(
+            registry.PRUNING_METHODS, self.config.pruning.method, self.config.imports
         )
         return method
 

@@ -83,6 +83,11 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     }
 
 
+def sparse_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of the weights of `sparse_layers`."""
+    return {name: layer.weight.shape for name, layer in sparse_layers(model).items()}
+
+
 def layer_name(module_name: str) -> str:
     """`layers.conv1` as people see it: `conv1`."""
     return module_name.removeprefix("layers.")

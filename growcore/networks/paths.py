@@ -51,9 +51,7 @@ def find_paths(model: nn.Module, image_shape: Sequence[int]) -> Paths:
     passes: list[tuple[str, Tensor, Tensor]] = []
     for name, module in copied.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            module.register_forward_hook(
-                lambda _m, inputs, z, name=name: passes.append((name, inputs[0], z))  # type: ignore[misc]
-            )
+            module.register_forward_hook(lambda _m, inputs, z, name=name: passes.append((name, inputs[0], z)))
     device = next(copied.parameters()).device
     with torch.enable_grad():
         x_1CHW = _drawn((1, *image_shape), torch.Generator().manual_seed(0)).to(device)

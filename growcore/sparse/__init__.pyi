@@ -14,12 +14,16 @@ from .layers import DSLinear as DSLinear
 from .momentum import hold_pruned_at_zero as hold_pruned_at_zero
 from .regrowth import gradual_magnitude as gradual_magnitude
 from .regrowth import hebbian_exchange as hebbian_exchange
+from .regrowth import ranks_by_lot as ranks_by_lot
 from .regrowth import rigl as rigl
 from .regrowth import set_evolution as set_evolution
+from .regrowth import strongest as strongest
 from .schedule import Schedule as Schedule
 from .selection import PRUNE_DIMS as PRUNE_DIMS
 from .selection import PruneMask as PruneMask
 from .selection import rank_globally as rank_globally
 from .selection import rank_within_scopes as rank_within_scopes
 from .strength import STRENGTHS as STRENGTHS
+from .strength import magnitude as magnitude
+from .strength import random as random
 from .units import Units as Units

@@ -184,7 +184,9 @@ def _strongest_of(pairs: Tensor, dim: int, needy: Tensor, absent: int) -> Tensor
 
 def _pairs(values: Tensor, units: Units) -> Tensor:
     """Groups x O/g x C/g x (kernel cells) of values shaped like a weight."""
-    return values.unflatten(0, (units.groups, -1)).unsqueeze(-1).flatten(3)
+    outputs, *rest = values.shape
+    groups = units.groups
+    return values.reshape(groups, outputs // groups, rest[0], -1)
 
 
 def _first(places: Tensor, among: Tensor, number: int, end: int) -> Tensor:

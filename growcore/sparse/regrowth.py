@@ -156,6 +156,15 @@ def strongest(
     return chosen
 
 
+def ranks_by_lot(strengths: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Place of each entry, strongest first; between equal ones a draw decides, on all ranks alike."""
+    lots = random(strengths, generator).reshape(-1).argsort(stable=True)
+    order = lots[strengths.reshape(-1)[lots].argsort(descending=True, stable=True)]
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device)
+    return ranks.reshape(strengths.shape)
+
+
 def _check(alive: Tensor, share: float, *strengths: Tensor) -> None:
     if not 0 <= share <= 1:
         raise ValueError(
