@@ -171,6 +171,13 @@ METRICS: Mapping[str, Metric] = {
         better=Direction.minimize,
         unit=Unit.fraction,
     ),
+    "sparse/unreached_outputs": Metric(
+        label="cut off",
+        meaning="outputs to which no path of connections leads from the input (with sparse layers only)",
+        better=Direction.minimize,
+        unit=Unit.number,
+        in_every_report=False,
+    ),
     "activity/dead_fraction/<layer>": Metric(
         label="dead",
         meaning="share of a hidden layer's neurons that give 0 on all validation images",

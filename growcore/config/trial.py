@@ -208,7 +208,7 @@ class PruningConfig:
     scope: PruningScope = PruningScope.layer  # connections ranked together
     k1: float = 0.5  # fraction of a scope's connections that stays
     k2: float = 0.7  # fraction that is alive afterwards; the k2 - k1 between restart
-    density: float = 0.2  # share of connections alive, at last
+    density: float = 0.2  # share of connections alive, at last; kept while the network grows
     allocation: DensityAllocation = DensityAllocation.erk  # of that density over layers
     fraction: float = 0.3  # of the connections alive, exchanged at a time
     # From the first edit to the last what is exchanged falls to 0, and what is pruned rises from nothing;

@@ -47,7 +47,7 @@ def digits(config: DataConfig) -> RawData:
 
     bunch = load_digits()
     # Pixels are 0 .. 16; spread them over the bytes that every other data set uses.
-    x_NCHW = torch.from_numpy(bunch.images).mul_(255 / 16).round_().to(torch.uint8)[:, None]
+    x_NCHW = torch.from_numpy(bunch.images).mul(255 / 16).round_().to(torch.uint8)[:, None]
     return RawData(x_NCHW, torch.from_numpy(bunch.target).long(), None, None, tuple("0123456789"))
 
 

@@ -52,7 +52,7 @@ class DataSet:
 
     def normalise(self, x_NCHW: Tensor) -> Tensor:
         """float32 images with mean 0 and deviation 1 per channel over the training part."""
-        return x_NCHW.float().sub_(self.mean_C11).div_(self.std_C11)
+        return (x_NCHW.float() - self.mean_C11).div_(self.std_C11)
 
 
 def load(config: DataConfig, device: str | torch.device = "cpu", imports: Sequence[str] = ()) -> DataSet:

@@ -15,6 +15,7 @@ from torch import nn
 from growcore.data import DataSet
 from growcore.diagnostics import (
     Finding,
+    FindingKind,
     LayerSignal,
     Limits,
     Severity,
@@ -23,7 +24,8 @@ from growcore.diagnostics import (
     signal_changes,
     signal_metrics,
 )
-from growcore.networks.models import layer_name
+from growcore.networks.models import layer_name, sparse_layers
+from growcore.networks.paths import Paths, find_paths
 
 NUM_IMAGES = 64  # whatever training.batch_size is
 COUNTS = ("preflight/warnings", "preflight/failures")  # metrics of every report
@@ -52,14 +54,41 @@ class Check:
 
 
 def inspect(model: nn.Module, data: DataSet) -> Check:
-    """Measure and judge a network, in the mode that it is in.
+    """Measure and judge a network, in the mode that it is in; of one without a path only that is said.
 
     Raises:
         ValueError: there are fewer than 2 training images, or the network has no linear or convolution
             layer.
     """
     signals = measure(model, data)
-    return Check(signals, judge(signals, Limits()))
+    cut = path_finding(model, data)
+    if cut is not None and cut.severity == Severity.fail:
+        return Check(signals, [cut])
+    return Check(signals, [*([] if cut is None else [cut]), *judge(signals, Limits())])
+
+
+def path_finding(model: nn.Module, data: DataSet) -> Finding | None:
+    """What pruning has cut: outputs to which no path of connections leads; None where there are none."""
+    paths = _paths(model, data)
+    if paths is None or not paths.num_unreached:
+        return None
+    return Finding(
+        Severity.warn if paths.cut_at is None else Severity.fail,
+        FindingKind.no_path,
+        paths.cut_at or "outputs",
+        f"{paths}.",
+        "Raise pruning.density or pruning.k2, so that every unit has a connection in and out.",
+    )
+
+
+def path_metrics(model: nn.Module, data: DataSet) -> dict[str, float]:
+    """How many outputs pruning has cut from the input; nothing for a network without sparse layers."""
+    paths = _paths(model, data)
+    return {} if paths is None else {"sparse/unreached_outputs": float(paths.num_unreached)}
+
+
+def _paths(model: nn.Module, data: DataSet) -> Paths | None:
+    return find_paths(model, data.image_shape) if sparse_layers(model) else None
 
 
 def measure(model: nn.Module, data: DataSet) -> list[LayerSignal]:

@@ -43,6 +43,7 @@ class FindingKind(StrEnum):
     exploding_gradient = "exploding_gradient"
     collapse = "collapse"  # all inputs look alike
     low_rank = "low_rank"  # inputs differ along one direction only
+    no_path = "no_path"  # pruned connections cut outputs from the input
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from growcore.edits.surgery import Edit, EditKind
 from growcore.growth import GrowthProposal, MergeProposal, RemovedNeurons
 from growcore.growth.methods import GrowthMethod
 from growcore.networks.neurons import neurons_to_keep
-from growcore.sparse.methods import PruneObservation, PruningMethod
+from growcore.sparse import PruneMask, bare_units
+from growcore.sparse.methods import Decision, PruneObservation, PruningMethod
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,10 +147,52 @@ def decide_pruning(
     if method.decide is None or not observations:
         return []
     decision = method.decide(observations, config, progress, generator)
+    return _prune_edits(observations, decision, progress)
+
+
+def decide_allotment(
+    observations: Sequence[PruneObservation],
+    config: PruningConfig,
+    progress: Progress,
+    generator: torch.Generator | None = None,
+    imports: Sequence[str] = (),
+) -> list[Edit]:
+    """What becomes of connections after neurons came or went, for methods that keep a density.
+
+    Args:
+        observations: all sparse layers, as they are now, from input to output.
+        config: as `decide_pruning`, as are progress, generator and imports.
+        progress: of the training.
+        generator: of methods that draw.
+        imports: modules in which a method of one's own is looked for.
+
+    Returns:
+        One edit for each layer that loses or gains connections.
+    """
+    method: PruningMethod = registry.find(registry.PRUNING_METHODS, config.method, imports)
+    if method.allot is None or not observations:
+        return []
+    decision = method.allot(observations, config, progress, generator)
+    if decision is None:
+        return []
+    changed = [not torch.equal(m.alive, o.alive) for o, m in zip(observations, decision.masks, strict=True)]
+    edits = _prune_edits(observations, decision, progress)
+    return [edit for edit, has_changed in zip(edits, changed, strict=True) if has_changed]
+
+
+def _prune_edits(
+    observations: Sequence[PruneObservation], decision: Decision, progress: Progress
+) -> list[Edit]:
     return [
-        Edit(o.layer, EditKind.prune, mask, f"{decision.rule} at epoch {progress.epoch}")
+        Edit(o.layer, EditKind.prune, mask, f"{decision.rule} at epoch {progress.epoch}{_bare(o, mask)}")
         for o, mask in zip(observations, decision.masks, strict=True)
     ]
+
+
+def _bare(observation: PruneObservation, mask: PruneMask) -> str:
+    """Says how many units have no connection left, if any."""
+    number = bare_units(mask.alive, observation.units)
+    return f"; {number} of its inputs and outputs have no connection" if number else ""
 
 
 def decide_removal(observations: Sequence[ActivityObservation], progress: Progress) -> list[Edit]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from growcore.growth import GrowthProposal, MergeProposal
 from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost, models
 from growcore.networks.running_statistics import reestimate
+from growcore.sparse.methods import PruningMethod
 
 
 class Editor:
@@ -53,17 +54,33 @@ class Editor:
         if decide.pruning_is_due(self.config.pruning, progress):
             before = self._signal(model)
             records += self._noted(self._prune(model, optimizer, progress, moment), model, before)
-        events = (
-            (decide.removal_is_due(self.config.pruning, progress), self._remove),
-            (decide.growth_is_due(self.config.growth, progress), self._grow),
-        )
-        for event in (event for is_due, event in events if is_due):
-            flops += self.upkeep.refresh(model, step)
+        if decide.removal_is_due(self.config.pruning, progress):
+            event = partial(self._remove, model, optimizer, progress, moment)
+            flops += self._account(event, model, step, records)
+        shapes_before_growth = models.sparse_shapes(model)
+        if decide.growth_is_due(self.config.growth, progress):
+            event = partial(self._grow, model, optimizer, progress, moment)
+            flops += self._account(event, model, step, records)
+        has_resized = any(record.kind in ("grow", "remove") for record in records)
+        if has_resized and self._pruning_method().allot is not None:
             before = self._signal(model)
-            done, event_flops = cost.executed_flops(partial(event, model, optimizer, progress, moment))
-            flops += event_flops
-            records += self._noted(done, model, before)
+            allotted = self._allot(model, optimizer, progress, moment, shapes_before_growth)
+            records += self._noted(allotted, model, before)
         return records, flops
+
+    def _account(
+        self,
+        event: Callable[[], list[EditRecord]],
+        model: nn.Module,
+        step: int,
+        records: list[EditRecord],
+    ) -> int:
+        """Do what looks at the network as evaluation does; add its records, return the FLOPs it executed."""
+        flops = self.upkeep.refresh(model, step)
+        before = self._signal(model)
+        done, event_flops = cost.executed_flops(event)
+        records += self._noted(done, model, before)
+        return flops + event_flops
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; the generator belongs to the training."""
@@ -84,18 +101,38 @@ class Editor:
     def _noted(
         self, records: list[EditRecord], model: nn.Module, before: list[LayerSignal]
     ) -> list[EditRecord]:
-        """The records of one event with what it did to the signal."""
+        """The records of one event with what it did to the signal, and whether it leaves a path through."""
         if all(record.kind == "skip" for record in records):
             return records
         self.upkeep.note_edit()
         after = self._signal(model)
-        return [replace(r, signal=checks.edit_signal(r.layer, before, after)) for r in records]
+        cut = checks.path_finding(model, self.data)
+        said = "" if cut is None else f"; {cut.reason}"
+        return [
+            replace(r, signal=checks.edit_signal(r.layer, before, after), reason=f"{r.reason}{said}")
+            for r in records
+        ]
 
     def _prune(
         self, model: nn.Module, optimizer: Optimizer, progress: Progress, moment: _Moment
     ) -> list[EditRecord]:
         observations = observe_pruning(model, self.generator)
         edits = decide.decide_pruning(
+            observations, self.config.pruning, progress, self.generator, self.config.imports
+        )
+        return moment.apply(edits, optimizer, self.generator)
+
+    def _allot(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        progress: Progress,
+        moment: _Moment,
+        before: Mapping[str, torch.Size],
+    ) -> list[EditRecord]:
+        """Bring connections back to the density asked for, where the method keeps one."""
+        observations = observe_pruning(model, self.generator, before)
+        edits = decide.decide_allotment(
             observations, self.config.pruning, progress, self.generator, self.config.imports
         )
         return moment.apply(edits, optimizer, self.generator)
@@ -154,6 +191,12 @@ class Editor:
     def _growth_method(self) -> GrowthMethod:
         method: GrowthMethod = registry.find(
             registry.GROWTH_METHODS, self.config.growth.method, self.config.imports
+        )
+        return method
+
+    def _pruning_method(self) -> PruningMethod:
+        method: PruningMethod = registry.find(
+            registry.PRUNING_METHODS, self.config.pruning.method, self.config.imports
         )
         return method
 

@@ -63,13 +63,38 @@ def observe_growth(
     return observations
 
 
-def observe_pruning(model: nn.Module, generator: torch.Generator | None = None) -> list[PruneObservation]:
-    """The connections of every sparse layer and the strengths gathered so far (random ones: drawn now)."""
+def observe_pruning(
+    model: nn.Module,
+    generator: torch.Generator | None = None,
+    before: Mapping[str, torch.Size] | None = None,
+) -> list[PruneObservation]:
+    """The connections of every sparse layer and the strengths gathered so far (random ones: drawn now).
+
+    Args:
+        model: layers without neurons are left out.
+        generator: of random strengths.
+        before: shapes of the layers before neurons were gained just now, as `models.sparse_shapes` gives
+            them; what lies beyond is `grown`.
+    """
     return [
-        PruneObservation(name, layer.strengths(generator), layer.masked_weight().detach(), layer.mask)
+        PruneObservation(
+            layer=name,
+            strengths=layer.strengths(generator),
+            weight=layer.masked_weight().detach(),
+            alive=layer.mask,
+            grown=None if before is None else _beyond(before[name], layer.mask),
+            units=layer.units,
+        )
         for name, layer in sparse_layers(model).items()
         if layer.weight.numel()
     ]
+
+
+def _beyond(shape: torch.Size, mask: torch.Tensor) -> torch.Tensor:
+    """True where an index lies beyond a smaller shape."""
+    beyond = torch.ones_like(mask)
+    beyond[tuple(slice(size) for size in shape)] = False
+    return beyond
 
 
 def observe_activity(

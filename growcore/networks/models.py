@@ -83,6 +83,11 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     }
 
 
+def sparse_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of the weights of `sparse_layers`."""
+    return {name: layer.weight.shape for name, layer in sparse_layers(model).items()}
+
+
 def layer_name(module_name: str) -> str:
     """`layers.conv1` as people see it: `conv1`."""
     return module_name.removeprefix("layers.")
@@ -138,6 +143,9 @@ def make_sparse(model: nn.Module, config: PruningConfig, method: PruningMethod) 
             module.layer = DSConv2d.from_conv(module.layer, **settings)
         elif type(module.layer) is nn.Linear and id(module) in producers:
             module.layer = DSLinear.from_linear(module.layer, **settings)
+    first = next((m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)), None)
+    if isinstance(first, DSConv2d | DSLinear):
+        first.reads_units = False  # its inputs are the pixels of images
 
 
 def _sparse_settings(config: PruningConfig, method: PruningMethod) -> SparseSettings:
@@ -162,7 +170,7 @@ def start_sparse(model: nn.Module, pruning: PruningConfig, generator: torch.Gene
         return
     shares = allocate([layer.weight.shape for layer in layers], pruning.density, pruning.allocation.value)
     for layer, num_alive in zip(layers, shares.num_alive, strict=True):
-        layer.start_sparse(random_mask(layer.weight.shape, num_alive, generator))
+        layer.start_sparse(random_mask(layer.weight.shape, num_alive, generator, layer.units))
         louder = layer.density**-0.5
         assert isinstance(layer.weight_init, WeightLaw)
         layer.weight_init = replace(layer.weight_init, gain=layer.weight_init.gain * louder)

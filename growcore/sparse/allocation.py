@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from growcore.config import suggest_name
+from growcore.sparse.floor import choose
+from growcore.sparse.units import EVERY_UNIT, Units
 
 METHODS = ("uniform", "erk")
 
@@ -80,8 +82,19 @@ def erk_densities(shapes: Sequence[Sequence[int]], density: float) -> list[float
         dense |= over
 
 
-def random_mask(shape: Sequence[int], num_alive: int, generator: torch.Generator | None = None) -> Tensor:
+def random_mask(
+    shape: Sequence[int],
+    num_alive: int,
+    generator: torch.Generator | None = None,
+    units: Units = EVERY_UNIT,
+) -> Tensor:
     """A bool tensor with exactly `num_alive` True entries at random positions, on the CPU.
+
+    Args:
+        shape: of the weight.
+        num_alive: how many; every unit has one of them, as far as there are that many.
+        generator: of the draw; None: torch's global one.
+        units: what the connections join.
 
     Raises:
         ValueError: more of them than entries, or fewer than 0.
@@ -94,6 +107,8 @@ def random_mask(shape: Sequence[int], num_alive: int, generator: torch.Generator
         )
     device = generator.device if generator is not None else "cpu"
     order = torch.randperm(size, generator=generator, device=device).cpu()
-    mask = torch.zeros(size, dtype=torch.bool)
-    mask[order[:num_alive]] = True
-    return mask.reshape(tuple(shape))
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(size)
+    ranks = ranks.reshape(tuple(shape))
+    (mask,) = choose([ranks], [torch.ones_like(ranks, dtype=torch.bool)], num_alive, [units])
+    return mask

@@ -15,14 +15,21 @@ from functools import partial
 from typing import Self, TypedDict
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from growcore.sparse import selection
-from growcore.sparse.geometry import Geometry
-from growcore.sparse.observation import add_measured, num_ranks, observe, pack
+from growcore.sparse.geometry import ConvGeometry, Geometry
+from growcore.sparse.observation import (
+    add_measured,
+    is_first_with_gradient,
+    is_recomputing,
+    observe,
+    pack,
+)
+from growcore.sparse.ranks import same_on_every_rank
 from growcore.sparse.selection import PruneMask
 from growcore.sparse.strength import check_threshold, find_strength, random, widen
+from growcore.sparse.units import Units
 
 # Draws a weight tensor in place, as torch.nn.init's functions do: called as init(tensor, generator=...).
 WeightInit = Callable[..., object]
@@ -69,6 +76,7 @@ class SparseConnections(nn.Module):
     connections_tensor: Tensor
     explored: Tensor
     restarted: Tensor
+    reads_units = True  # whether its inputs are units of a network; the first layer's are pixels
 
     def _start_connections(
         self,
@@ -104,6 +112,12 @@ class SparseConnections(nn.Module):
         raise NotImplementedError
 
     @property
+    def units(self) -> Units:
+        """What its connections join; each unit keeps one of them."""
+        groups = self.geometry.groups if isinstance(self.geometry, ConvGeometry) else 1
+        return Units(groups, self.reads_units)
+
+    @property
     def num_measurements(self) -> int:
         """How many batches strengths were measured on so far; each cost one weight gradient."""
         if find_strength(self.strength).measure is None:
@@ -129,25 +143,28 @@ class SparseConnections(nn.Module):
         self._num_forwards = torch.tensor(count)
 
     def _observe(self, input_tensor: Tensor, output_tensor: Tensor) -> None:
-        """Count a training forward and measure strengths when it is time."""
+        """Count a training forward and measure strengths when it is time.
+
+        A forward that activation checkpointing computes once more, within the backward pass, is counted once.
+        """
         kind = find_strength(self.strength)
         if kind.observes_gradient:
             self._observe_gradient(input_tensor, output_tensor)
-        elif kind.measure is None:
-            self._num_forwards += 1
-        elif torch.compiler.is_compiling():
+        elif kind.measure is not None and torch.compiler.is_compiling():
             settings = (self.strength, self.activity_threshold, self.update_interval)
             x, y = input_tensor.detach(), output_tensor.detach()
             observe(x, y, self.connections_tensor, self._num_forwards, *settings, *pack(self.geometry))
-        else:
-            if self.learning_iterations % self.update_interval == 0:
+        elif torch.compiler.is_compiling():
+            self._num_forwards += 1
+        elif not is_recomputing():
+            if kind.measure is not None and self.learning_iterations % self.update_interval == 0:
                 self.update_connections_tensor(input_tensor, output_tensor)
             self._num_forwards += 1
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _observe_gradient(self, input_tensor: Tensor, output_tensor: Tensor) -> None:
         # Such strengths learn from training steps only: a forward without gradient is none.
-        if not output_tensor.requires_grad:
+        if not output_tensor.requires_grad or not is_first_with_gradient():
             return
         if self.learning_iterations % self.update_interval == 0:
             x = input_tensor.detach()
@@ -194,7 +211,7 @@ class SparseConnections(nn.Module):
         return self._share_out(self.strengths(generator))
 
     def _share_out(self, strengths: Tensor) -> PruneMask:
-        mask = selection.rank_within_scopes(strengths, self.k1, self.k2, self.prune_dims)
+        mask = selection.rank_within_scopes(strengths, self.k1, self.k2, self.prune_dims, self.units)
         self._warn_of_small_scopes()
         return mask
 
@@ -287,10 +304,7 @@ class SparseConnections(nn.Module):
         """
         fresh = torch.empty_like(self.weight, device=generator.device if generator else None)
         self._draw_into(fresh, generator)
-        fresh = fresh.to(self.weight.device)
-        if num_ranks() > 1:
-            dist.broadcast(fresh, src=0)
-        return fresh
+        return same_on_every_rank(fresh.to(self.weight.device))
 
     @torch.no_grad()
     def _draw_into(self, weight: Tensor, generator: torch.Generator | None = None) -> None:

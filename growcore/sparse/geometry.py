@@ -147,7 +147,7 @@ class ConvGeometry:
         """
         x = x_NCHW.double()
         # Summed over samples first, so that a kernel's windows slide over one map only.
-        sums_2CHW = torch.stack([x.sum(0), x.square_().sum(0)])
+        sums_2CHW = torch.stack([x.sum(0), x.square().sum(0)])
         P, Q = self.output_size(x_NCHW)
         rows, columns = self._windows(0, P), self._windows(1, Q)
         windows = [sums_2CHW[:, :, row, column].sum((2, 3)) for row in rows for column in columns]

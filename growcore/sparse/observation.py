@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from growcore.sparse.geometry import ConvGeometry, Geometry, LinearGeometry
+from growcore.sparse.ranks import num_ranks
 from growcore.sparse.strength import find_strength
 
 
@@ -44,9 +45,19 @@ def add_measured(
     accumulated += measured
 
 
-def num_ranks() -> int:
-    """Processes that train one model together; 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def is_recomputing() -> bool:
+    """Whether a forward runs within a backward pass: activation checkpointing computes it once more."""
+    # The only way to tell that torch has; torch.utils.checkpoint asks it as well.
+    return torch._C._current_graph_task_id() != -1
+
+
+def is_first_with_gradient() -> bool:
+    """Whether a forward with a gradient is the only one of its kind, not one computed once more.
+
+    Of torch's two kinds of checkpointing the reentrant one has its first forward without gradient, so that
+    the one within the backward pass is the first. The other keeps hooks on what is saved while it recomputes.
+    """
+    return not is_recomputing() or torch._C._autograd._top_saved_tensors_default_hooks(True) is None
 
 
 @torch.library.custom_op("growcore::observe", mutates_args=("accumulated", "num_forwards"))
@@ -64,6 +75,8 @@ def observe(
 ) -> None:
     """Count a forward, and measure if it is the first of `interval`; the operator behind compiled layers.
 
+    A forward that activation checkpointing computes once more is not counted.
+
     Args:
         x: as `add_measured`, as are y, accumulated, name and threshold.
         y: the layer's output.
@@ -76,6 +89,8 @@ def observe(
         padding: 'same' or 'valid' where the geometry's numbers do not say it, else ''.
         padding_mode: of a convolution.
     """
+    if is_recomputing():
+        return
     if int(num_forwards) % interval == 0:
         add_measured(x, y, accumulated, name, threshold, _unpack(geometry, padding, padding_mode))
     num_forwards += 1

@@ -5,7 +5,9 @@ K2 - K1 restart with fresh weights, the rest are pruned:
 
     K1 = max(floor(k1 n + 1e-9), 1)    K2 = max(floor(k2 n + 1e-9), K1)
 
-Equal strengths are ranked by index, the lower first.
+Equal strengths are ranked by index, the lower first. Where the strongest K2 would leave an output or an input
+of the layer without any connection, the strongest that serves it takes the place of the weakest
+(`growcore.sparse.floor`); the strongest K1 of those that live then stay.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor
 
 from growcore.config import PruningScope
+from growcore.sparse.floor import choose, choose_within, places_within, ranks_of
+from growcore.sparse.units import EVERY_UNIT, Units
 
 # Dimensions of the weight whose every combination of indices is a scope of its own; the scope that spans
 # all layers has none and is ranked by `rank_globally`.
@@ -70,7 +74,11 @@ def scope_counts(n: int, k1: float, k2: float) -> tuple[int, int]:
 
 
 def rank_within_scopes(
-    strengths: Tensor, k1: float, k2: float, prune_dims: Sequence[int] = (0, 1)
+    strengths: Tensor,
+    k1: float,
+    k2: float,
+    prune_dims: Sequence[int] = (0, 1),
+    units: Units = EVERY_UNIT,
 ) -> PruneMask:
     """Share out a layer's connections, each scope on its own.
 
@@ -80,31 +88,35 @@ def rank_within_scopes(
         k2: fraction that is alive afterwards; the k2 - k1 between restart.
         prune_dims: dimensions of which every index is a scope of its own: (0, 1) filter, (0,) output
             channel, () layer.
+        units: what the connections join; each unit keeps one in all as far as K2 allows.
 
     Raises:
         ValueError: fractions or dimensions out of range, strengths that are not all finite.
     """
     num_kept, num_alive = scope_counts(scope_size(strengths.shape, prune_dims), k1, k2)
     check_finite(strengths)
-    scope_dims = [d % strengths.dim() for d in prune_dims]
-    order = [*scope_dims, *(d for d in range(strengths.dim()) if d not in scope_dims)]
-    permuted = strengths.permute(order)
-    num_scopes = math.prod(strengths.shape[d] for d in scope_dims)
-    ranks = _ranks(permuted.reshape(num_scopes, -1)).reshape(permuted.shape)
-    back = [order.index(d) for d in range(strengths.dim())]
-    return _split(ranks.permute(back).contiguous(), num_kept, num_alive)
+    ranks, scopes = ranks_of(strengths), _scopes(strengths, prune_dims)
+    if scopes is None:
+        (alive,) = choose([ranks], [torch.ones_like(ranks, dtype=torch.bool)], num_alive, [units])
+        return _split(ranks_of(_alive_first(ranks, alive)), num_kept, num_alive)
+    alive = choose_within(ranks, scopes, num_alive, units)
+    return _split(places_within(-_alive_first(ranks, alive), scopes), num_kept, num_alive)
 
 
-def rank_globally(strengths: Sequence[Tensor], k1: float, k2: float) -> list[PruneMask]:
+def rank_globally(
+    strengths: Sequence[Tensor], k1: float, k2: float, units: Sequence[Units] | None = None
+) -> list[PruneMask]:
     """Share out the connections of several layers, ranked all together.
 
     Args:
         strengths: one tensor for each layer; their scales are compared as they are.
         k1: fraction of all connections that stays.
         k2: fraction that is alive afterwards.
+        units: what the connections of each layer join; None: outputs and inputs of an ungrouped layer. Each
+            unit of each layer keeps one, as far as there are that many.
 
     Returns:
-        One mask for each layer; a weak layer may lose every connection.
+        One mask for each layer.
 
     Raises:
         ValueError: fractions out of range, no layer, strengths that are not all finite.
@@ -115,11 +127,15 @@ def rank_globally(strengths: Sequence[Tensor], k1: float, k2: float) -> list[Pru
         check_finite(tensor)
     flat = torch.cat([tensor.reshape(-1) for tensor in strengths])
     num_kept, num_alive = scope_counts(flat.numel(), k1, k2)
-    ranks = _ranks(flat.unsqueeze(0)).squeeze(0)
-    parts = torch.split(ranks, [tensor.numel() for tensor in strengths])
+    sizes = [tensor.numel() for tensor in strengths]
+    ranks = ranks_of(flat)
+    shaped = [part.reshape(t.shape) for part, t in zip(ranks.split(sizes), strengths, strict=True)]
+    everything = [torch.ones_like(part, dtype=torch.bool) for part in shaped]
+    alive = choose(shaped, everything, num_alive, units or [EVERY_UNIT] * len(sizes))
+    places = ranks_of(_alive_first(ranks, torch.cat([mask.reshape(-1) for mask in alive])))
     return [
         _split(part.reshape(tensor.shape), num_kept, num_alive)
-        for part, tensor in zip(parts, strengths, strict=True)
+        for part, tensor in zip(places.split(sizes), strengths, strict=True)
     ]
 
 
@@ -166,11 +182,20 @@ def check_finite(strengths: Tensor) -> None:
         )
 
 
-def _ranks(strengths: Tensor) -> Tensor:
-    # A stable sort keeps equal strengths in the order of their index.
-    order = strengths.argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(strengths.shape[1], device=strengths.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places)
+def _alive_first(ranks: Tensor, alive: Tensor) -> Tensor:
+    """The ranks as strengths, those of the connections that live above all others."""
+    return torch.where(alive, -ranks, -ranks - ranks.numel())
+
+
+def _scopes(strengths: Tensor, prune_dims: Sequence[int]) -> Tensor | None:
+    """Number of the scope of each connection; None where the layer is one."""
+    dims = sorted(d % strengths.dim() for d in prune_dims)
+    if not dims:
+        return None
+    sizes = [strengths.shape[d] for d in dims]
+    shape = [size if d in dims else 1 for d, size in enumerate(strengths.shape)]
+    numbers = torch.arange(math.prod(sizes), device=strengths.device).reshape(shape)
+    return numbers.expand(strengths.shape)
 
 
 def _split(ranks: Tensor, num_kept: int, num_alive: int) -> PruneMask:

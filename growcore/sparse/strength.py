@@ -18,6 +18,7 @@ from torch import Tensor
 
 from growcore.config import suggest_name
 from growcore.sparse.geometry import Geometry
+from growcore.sparse.ranks import same_on_every_rank
 
 
 def coactivation(geometry: Geometry, x: Tensor, y: Tensor, threshold: float = 0.5) -> Tensor:
@@ -134,9 +135,13 @@ def gradient(geometry: Geometry, x: Tensor, gradient_of_y: Tensor) -> Tensor:
 
 
 def random(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Strengths drawn uniformly from [0, 1): the baseline that every other one is measured against."""
+    """Strengths drawn uniformly from [0, 1): the baseline that every other one is measured against.
+
+    They are the same on every rank of a process group.
+    """
     device = generator.device if generator is not None else weight.device
-    return torch.rand(weight.shape, generator=generator, device=device).to(weight.device)
+    drawn = torch.rand(weight.shape, generator=generator, device=device)
+    return same_on_every_rank(drawn.to(weight.device))
 
 
 def magnitude(weight: Tensor) -> Tensor:

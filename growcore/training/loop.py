@@ -30,7 +30,7 @@ from growcore.training.epoch import Epoch
 from growcore.training.evaluation import evaluate
 from growcore.training.optimizer import change_optimizer, check_same_optimizer, make_optimizer, make_schedule
 from growcore.training.plateau import Plateau
-from growcore.training.preflight import before_training
+from growcore.training.preflight import after_edits, before_training
 from growcore.training.report import Report, TrialFailed
 
 CHECK_EVERY_STEPS = 100  # steps between two looks at the loss; a look waits for the device
@@ -44,7 +44,8 @@ class Training:
             its method does not have.
         FileNotFoundError: the data set is not where the configuration says.
         TrialFailed: while iterating, when the loss is no longer finite.
-        TrialInfeasible: at the first iteration, where `preflight=fail` and the network carries no signal.
+        TrialInfeasible: where `preflight=fail` and the network carries no signal, at the first iteration, or
+            an edit leaves no path through it.
     """
 
     def __init__(self, config: TrialConfig, device: str | torch.device = "cpu") -> None:
@@ -127,6 +128,7 @@ class Training:
     def _begin_epoch(self) -> Epoch:
         records, flops = self.editor.edit(self.model, self.optimizer, self.epoch, self.step)
         self._edits += records
+        after_edits(self.model, self.data, records, self.config.preflight)
         self._add_flops(flops, flops)
         size = cost.measure(self.model, self.data.image_shape)
         return Epoch.begin(size, self.generator, self.config.seed * 1_000_003 + self.epoch, self.device)
@@ -239,6 +241,7 @@ class Training:
             if layer.weight.numel() == 0:
                 continue  # it has no neurons yet
             metrics[f"sparse/density/{name}"] = cost.nonzero_weights(layer) / layer.weight.numel()
+        metrics |= checks.path_metrics(self.model, self.data)
         return {key: float(value) for key, value in metrics.items()}
 
     def manifest(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class TrialFailed(RuntimeError):
 
 
 class TrialInfeasible(TrialFailed):
-    """A training that is not begun, because its untrained network carries no signal."""
+    """A training that is not begun or not gone on with, because its network carries no signal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from growcore import sparse
 from growcore.config.acting import acting
+from growcore.sparse.methods import allotment
 from growcore.sparse.methods.method import (
     DENSITY,
     STRENGTH,
@@ -32,8 +33,23 @@ def decide(
 ) -> Decision:
     """As many come as go, in each layer."""
     fraction = exchanged_fraction(config, progress)
-    masks = [sparse.hebbian_exchange(o.strengths, o.alive, fraction) for o in observations]
+    masks = [sparse.hebbian_exchange(o.strengths, o.alive, fraction, o.units) for o in observations]
     return Decision(masks, f"weakest {fraction:.3g} exchanged for the inactive of largest {config.strength}")
+
+
+def allot(
+    observations: Sequence[PruneObservation],
+    config: PruningConfig,
+    progress: Progress,
+    generator: torch.Generator | None,
+) -> Decision:
+    """The weakest go; those of new neurons, whose strength was never measured, by their weights."""
+    strengths = [o.strengths for o in observations]
+    drop_by = [
+        o.strengths if o.grown is None else o.strengths.where(~o.grown, size)
+        for o, size in zip(observations, allotment.magnitudes(observations), strict=True)
+    ]
+    return allotment.share_out(observations, config, drop_by, strengths, generator)
 
 
 METHOD = PruningMethod(
@@ -42,4 +58,5 @@ METHOD = PruningMethod(
     strength=lambda config: config.strength.value,
     starts_sparse=True,
     decide=decide,
+    allot=allot,
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from growcore.config.acting import Keys, Option, acting
+from growcore.sparse.units import EVERY_UNIT, Units
 
 if TYPE_CHECKING:  # tables of methods are read where torch is not wanted
     import torch
@@ -54,6 +55,8 @@ class PruneObservation:
     strengths: Tensor  # of every connection, pruned ones included
     weight: Tensor  # 0 where pruned
     alive: Tensor  # bool
+    grown: Tensor | None = None  # bool, connections of neurons gained just now; None: no neurons were
+    units: Units = EVERY_UNIT  # what the connections join: rules leave each unit one, as far as they go
 
 
 class Decision(NamedTuple):
@@ -65,6 +68,11 @@ class Decision(NamedTuple):
 
 Decide = Callable[
     ["Sequence[PruneObservation]", "PruningConfig", "Progress", "torch.Generator | None"], Decision
+]
+
+
+Allot = Callable[
+    ["Sequence[PruneObservation]", "PruningConfig", "Progress", "torch.Generator | None"], "Decision | None"
 ]
 
 
@@ -86,3 +94,6 @@ class PruningMethod:
     makes_sparse: bool = True  # whether layers keep track of their connections at all
     starts_sparse: bool = False  # whether connections are random ones at `density` from the start
     decide: Decide | None = None  # None: connections are never changed
+    # After neurons came or went: back to the density asked for; None: whatever came is alive. It is asked
+    # nothing where no layer has changed, and returns None where nothing is to be done.
+    allot: Allot | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from growcore.config.choices import ScheduleShape
+from growcore.config.timing import is_due
 from growcore.sparse.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -33,6 +35,13 @@ def exchanged_fraction(config: PruningConfig, progress: Progress) -> float:
         return config.fraction
     last = config.start_epoch + _num_edits(config, progress) * config.every_epochs
     return _falling(config, config.fraction, config.start_epoch, last)(progress.epoch)
+
+
+def last_edit(config: PruningConfig, progress: Progress) -> Progress | None:
+    """The last moment up to now at which connections were judged; None before the first."""
+    times = (config.start_epoch, config.every_epochs, config.end_fraction)
+    moments = (replace(progress, epoch=epoch) for epoch in range(progress.epoch, -1, -1))
+    return next((moment for moment in moments if is_due(moment, *times)), None)
 
 
 def _falling(config: PruningConfig, initial: float, start: int, stop: int) -> Schedule:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from growcore.config import PruningScope
+from growcore.sparse import Units, bare_units
 from growcore.sparse.selection import (
     PRUNE_DIMS,
     PruneMask,
@@ -42,9 +43,19 @@ def test_each_scope_keeps_its_strongest_restarts_the_next_and_prunes_the_rest(sh
     K1 = max(math.floor(k[0] * n + 1e-9), 1)
     K2 = max(math.floor(k[1] * n + 1e-9), K1)
     scope_dims = {d % 4 for d in prune_dims}
+    assert int(mask.keep.sum()) == K1 * (math.prod(shape) // n)  # the floor leaves counts as they are
+    assert int(mask.alive.sum()) == K2 * (math.prod(shape) // n)
     scopes = {}
     for index in torch.cartesian_prod(*[torch.arange(size) for size in shape]).reshape(-1, 4).tolist():
         scopes.setdefault(tuple(index[d] for d in scope_dims), []).append(tuple(index))
+    ranked = torch.zeros(shape, dtype=torch.bool)
+    for members in scopes.values():
+        ranks = ranks_by_loop([strengths[index].item() for index in members])
+        for index, rank in zip(members, ranks, strict=True):
+            ranked[index] = rank < K2
+    if bare_units(ranked):  # the floor acts: its laws are those below
+        assert bare_units(mask.alive) < bare_units(ranked) or K2 * (math.prod(shape) // n) < sum(shape[:2])
+        return
     for members in scopes.values():
         ranks = ranks_by_loop([strengths[index].item() for index in members])
         for index, rank in zip(members, ranks, strict=True):
@@ -69,13 +80,14 @@ def test_counts_are_whole_and_at_least_one_connection_stays(n, k1, k2, expected)
 
 
 def test_ties_are_broken_by_index():
-    mask = rank_within_scopes(torch.zeros(2, 5), 0.4, 0.6, (0,))
+    mask = rank_within_scopes(torch.zeros(2, 5), 0.4, 0.6, (0,), Units(read=False))
     assert mask.keep.equal(torch.tensor([[True, True, False, False, False]] * 2))
     assert mask.restart.equal(torch.tensor([[False, False, True, False, False]] * 2))
 
 
 def test_a_global_ranking_ranks_the_layers_as_one():
     layers = [torch.randn(3, 4), torch.randn(2, 3, 2, 2) + 1]
+    layers = [tensor.reshape(-1) for tensor in layers]  # without units, so that the floor has none to serve
     masks = rank_globally(layers, 0.25, 0.5)
     whole = rank_within_scopes(torch.cat([layer.reshape(-1) for layer in layers]), 0.25, 0.5, ())
     assert torch.cat([mask.keep.reshape(-1) for mask in masks]).equal(whole.keep)
