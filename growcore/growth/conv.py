@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from growcore.growth.geometry.conv import ConvGeometry, FullGeometry, RestrictedGeometry
-from growcore.growth.layers import new_conv
+from growcore.growth.layers import new_conv, set_padding
 from growcore.growth.module import GrowingModule
 from growcore.growth.statistics.patches import output_size
 
@@ -112,6 +112,10 @@ class Conv2dGrowingModule(GrowingModule):
         """Padding of the layer."""
         padding = self.layer.padding
         return padding if isinstance(padding, str) else (padding[0], padding[1])
+
+    @padding.setter
+    def padding(self, padding: int | tuple[int, int] | str) -> None:
+        set_padding(self.layer, padding)
 
     def update_input_size(
         self,

@@ -31,6 +31,7 @@ def observation(layer: str, improvement: float, flops: int = 10, num_neurons: in
         delta_bias=None,
         parameter_update_decrease=0.0,
         first_order_improvement=improvement,
+        predicted_decrease=improvement,
         gamma=1.0,
     )
     return GrowthObservation(layer, 4, proposal, improvement, flops)
