@@ -50,7 +50,7 @@ def line_search(
             nothing of the loss raise it at first; a search that may refuse would never let them in.
     """
     if all(edit.kind == EditKind.skip for edit in edits):
-        return LineSearch(0.0, math.nan, math.nan, list(edits))
+        return LineSearch(0.0, 0.0, 0.0, list(edits))  # nothing grows, so no loss is looked at
     before = mean_loss(model, batches)
     best = LineSearch(0.0, before, before if may_refuse else math.inf, [])
     for factor in factors:

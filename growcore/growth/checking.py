@@ -34,6 +34,13 @@ def check_layer(layer: nn.Module, name: str) -> None:
         )
 
 
+def check_kind(layer: nn.Module, kind: type[nn.Module], name: str) -> None:
+    """Raise a ValueError unless the layer can grow and is of that kind."""
+    check_layer(layer, name)
+    if not isinstance(layer, kind):
+        raise ValueError(f"{name} grows an nn.{kind.__name__}; got {type(layer).__name__}.")
+
+
 def check_can_grow(consumer: Consumer) -> None:
     """Raise a ValueError where the modules around a consumer cannot gain the neurons it reads."""
     consumer.check_neighbours()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from growcore.growth.checking import check_kind
 from growcore.growth.geometry.conv import ConvGeometry, FullGeometry, RestrictedGeometry
 from growcore.growth.layers import new_conv, set_padding
 from growcore.growth.module import GrowingModule
@@ -52,6 +53,8 @@ class Conv2dGrowingModule(GrowingModule):
         initial_in_channels: int | None = None,
         layer: nn.Conv2d | None = None,
     ) -> None:
+        if layer is not None:
+            check_kind(layer, nn.Conv2d, name if name is not None else type(self).__name__)
         plain = new_conv(
             (in_channels, out_channels), kernel_size, stride, padding, dilation, use_bias,
             device if layer is None else "meta",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from growcore.growth.checking import check_can_grow
 from growcore.growth.extension import (
     Extension,
     NewOutputs,
@@ -23,7 +24,6 @@ from growcore.growth.extension import (
 from growcore.growth.initialization import initializer, reference_std
 from growcore.growth.layers import fan_in
 from growcore.growth.moments import with_moments
-from growcore.growth.normalization import check_growable
 
 if TYPE_CHECKING:
     from growcore.growth.merge import Consumer
@@ -116,9 +116,7 @@ def drawn(
     Raises:
         ValueError: the modules around cannot gain neurons.
     """
-    for producer in consumer.producers:
-        check_growable(producer.post_layer_function, producer.name)
-    check_growable(consumer.function_behind, consumer.name)
+    check_can_grow(consumer)
     outputs = tuple(_drawn_outputs(module, num_outputs, output_init) for module in consumer.producers)
     inputs = [
         replace(module.new_inputs, omega=_drawn_omega(module, size, input_init))
