@@ -28,12 +28,14 @@ class GrowthObservation:
 
     layer: str
     width: int  # neurons now
-    proposal: GrowthProposal | MergeProposal
+    proposal: GrowthProposal | MergeProposal | None  # None: no neurons would be of use
     improvement: float  # predicted first-order decrease of the mean loss per squared scaling factor
     flops_per_neuron: int  # forward FLOPs a sample that each new neuron adds
+    refusal: str = ""  # why nothing is proposed
 
     @property
     def improvement_per_flop(self) -> float:
+        assert self.proposal is not None
         return self.improvement / (self.proposal.num_neurons * self.flops_per_neuron)
 
 
@@ -90,23 +92,34 @@ def decide_growth(
         imports: modules in which a method of one's own is looked for.
 
     Returns:
-        One edit a chosen layer; empty when nothing was observed.
+        One edit a chosen layer, and one that says why for each layer that nothing is proposed for; empty
+        when nothing was observed.
     """
-    if not observations:
-        return []
-    chosen, why = _where(observations, config.where, progress)
-    method: GrowthMethod = registry.find(registry.GROWTH_METHODS, config.method, imports)
-    return [
-        Edit(
-            layer=o.layer,
-            kind=EditKind.grow,
-            proposal=o.proposal,
-            reason=f"{why}; {o.proposal.num_neurons} neurons by {config.method} at epoch {progress.epoch}",
-            # GradMax's promise, for one, is about the step after, so it is not recorded as one.
-            measured={"first_order_improvement": o.improvement} if method.promises else {},
-        )
-        for o in chosen
+    able = [o for o in observations if o.proposal is not None]
+    refused = [
+        Edit(o.layer, EditKind.skip, None, f"{o.refusal} at epoch {progress.epoch}")
+        for o in observations
+        if o.proposal is None
     ]
+    if not able:
+        return refused
+    chosen, why = _where(able, config.where, progress)
+    method: GrowthMethod = registry.find(registry.GROWTH_METHODS, config.method, imports)
+    return [_growth(o, why, config, method, progress) for o in chosen] + refused
+
+
+def _growth(
+    o: GrowthObservation, why: str, config: GrowthConfig, method: GrowthMethod, progress: Progress
+) -> Edit:
+    assert o.proposal is not None
+    return Edit(
+        layer=o.layer,
+        kind=EditKind.grow,
+        proposal=o.proposal,
+        reason=f"{why}; {o.proposal.num_neurons} neurons by {config.method} at epoch {progress.epoch}",
+        # GradMax's promise, for one, is about the step after, so it is not recorded as one.
+        measured={"first_order_improvement": o.improvement} if method.promises else {},
+    )
 
 
 def _where(

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from growcore.data import Batch
-from growcore.edits.surgery import Edit, apply
+from growcore.edits.surgery import Edit, EditKind, apply
 from growcore.growth import GrowthProposal, MergeProposal
 from growcore.networks.modes import evaluating
 
@@ -43,12 +43,14 @@ def line_search(
 
     Args:
         model: copied for each factor, so that what is tried is exactly what would be applied.
-        edits: growths that can be applied together.
+        edits: growths that can be applied together; those of kind skip go along.
         batches: training batches that gave no statistics.
         factors: positive scaling factors to try.
         may_refuse: whether the answer may be 0 when no factor lowers the loss. New neurons that know
             nothing of the loss raise it at first; a search that may refuse would never let them in.
     """
+    if all(edit.kind == EditKind.skip for edit in edits):
+        return LineSearch(0.0, 0.0, 0.0, list(edits))  # nothing grows, so no loss is looked at
     before = mean_loss(model, batches)
     best = LineSearch(0.0, before, before if may_refuse else math.inf, [])
     for factor in factors:
@@ -62,7 +64,9 @@ def line_search(
 
 
 def scale(edit: Edit, factor: float) -> Edit:
-    """A growth at another scaling factor."""
+    """A growth at another scaling factor; an edit of kind skip stays as it is."""
+    if edit.kind == EditKind.skip:
+        return edit
     assert isinstance(edit.proposal, GrowthProposal | MergeProposal)
     return dataclasses.replace(edit, proposal=dataclasses.replace(edit.proposal, gamma=factor))
 

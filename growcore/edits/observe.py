@@ -14,6 +14,7 @@ from growcore.config import GrowthConfig, registry
 from growcore.data import Batch
 from growcore.edits.decide import ActivityObservation, GrowthObservation, neurons_to_add
 from growcore.growth import Consumer, GrowthProposal, MergeProposal, removable_neurons
+from growcore.growth.gains import measure, needs_second_look
 from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost
 from growcore.networks.activity import watch_hidden
@@ -41,26 +42,35 @@ def observe_growth(
         imports: modules in which a method of one's own is looked for.
 
     Returns:
-        One observation for each pair that may gain at least one neuron, in the order given.
+        One observation for each pair that may gain at least one neuron, in the order given. Where no
+        neurons would be of use it has no proposal, and says why.
     """
     open_pairs = {name: c for name, c in pairs.items() if neurons_to_add(config, width(c)) > 0}
     method: GrowthMethod = registry.find(registry.GROWTH_METHODS, config.method, imports)
     if method.needs_statistics:
         _gather(model, open_pairs, batches)
     flops = _flops_per_neuron(model, open_pairs, batches[0][0].shape[1:])
-    observations = []
-    for name, consumer in open_pairs.items():
-        proposal = _propose(consumer, method, config, generator)
-        observations.append(
-            GrowthObservation(
-                layer=name,
-                width=width(consumer),
-                proposal=proposal,
-                improvement=proposal.first_order_improvement,
-                flops_per_neuron=flops[name],
-            )
-        )
-    return observations
+    for consumer in open_pairs.values():
+        _create(consumer, method, config, generator)
+    if method.needs_statistics:
+        _choose_signs(model, open_pairs, batches, method)
+    return [
+        _observation(name, consumer, method, config, flops[name]) for name, consumer in open_pairs.items()
+    ]
+
+
+def _observation(
+    name: str, consumer: Consumer, method: GrowthMethod, config: GrowthConfig, flops_per_neuron: int
+) -> GrowthObservation:
+    proposal, refusal = _propose(consumer, method, config)
+    return GrowthObservation(
+        layer=name,
+        width=width(consumer),
+        proposal=proposal,
+        improvement=0.0 if proposal is None else proposal.predicted_decrease,
+        flops_per_neuron=flops_per_neuron,
+        refusal=refusal,
+    )
 
 
 def observe_pruning(
@@ -121,25 +131,77 @@ def observe_activity(
 def _gather(model: nn.Module, pairs: Mapping[str, Consumer], batches: Sequence[Batch]) -> None:
     for consumer in pairs.values():
         consumer.init_computation()
+    for _ in _passes(model, batches):
+        for consumer in pairs.values():
+            consumer.update_computation()
+
+
+def _passes(model: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
+    """After each pause one more batch has gone forward and backward in eval mode."""
     with evaluating(model):
         for x_NCHW, y_N in batches:
             functional.cross_entropy(model(x_NCHW), y_N, reduction="sum").backward()
-            for consumer in pairs.values():
-                consumer.update_computation()
+            yield
     model.zero_grad(set_to_none=True)
 
 
-def _propose(
+def _create(
     consumer: Consumer, method: GrowthMethod, config: GrowthConfig, generator: torch.Generator | None
-) -> GrowthProposal | MergeProposal:
+) -> None:
     assert method.create is not None, f"{config.method} grows nothing, so nothing is observed for it"
     number = neurons_to_add(config, width(consumer))
     with _seeded(generator if method.draws else None, consumer.producers[0].device):
         method.create(consumer, config, number)
-    proposal = consumer.proposal()
+
+
+def _choose_signs(
+    model: nn.Module, pairs: Mapping[str, Consumer], batches: Sequence[Batch], method: GrowthMethod
+) -> None:
+    """Neurons that were solved for get their signs and gains; of others that promise, the gains are measured.
+
+    Where their function is one-sided this takes a second look at the batches of the statistics.
+    """
+    created = [consumer for consumer in pairs.values() if consumer.extension.has_neurons]
+    looking = [c for c in created if needs_second_look(c) or (method.promises and c.extension.gains is None)]
+    for consumer in pairs.values():
+        if consumer not in looking:
+            consumer.reset_computation()
+    if looking:
+        for _ in _passes(model, batches):
+            for consumer in looking:
+                consumer.look_again()
+    for consumer in created:
+        if consumer.extension.eigenvalues is not None:
+            consumer.choose_signs()
+        elif method.promises:
+            measure(consumer)
+
+
+def _propose(
+    consumer: Consumer, method: GrowthMethod, config: GrowthConfig
+) -> tuple[GrowthProposal | MergeProposal | None, str]:
+    """The proposal, or None and why there is none."""
+    proposal, refusal = None, _without_use(consumer)
+    if not refusal:
+        if method.finish is not None:
+            method.finish(consumer, config)
+        try:
+            proposal = consumer.proposal()
+        except ValueError as error:
+            refusal = str(error)
     consumer.delete_update()
     consumer.reset_computation()
-    return proposal
+    return proposal, refusal
+
+
+def _without_use(consumer: Consumer) -> str:
+    """Why no neuron is left, empty where some are."""
+    extension = consumer.extension
+    if extension.has_neurons:
+        return ""
+    if extension.is_complete:
+        return "no gradient that new neurons could correct arrives here"
+    return "no new neuron would lower the loss to first order"
 
 
 def _flops_per_neuron(

@@ -10,7 +10,7 @@ weights keeps its old entries too; for new and restarted weights it starts at th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -31,6 +31,7 @@ class EditKind(StrEnum):
     grow = "grow"
     prune = "prune"
     remove = "remove"
+    skip = "skip"  # nothing changes, and the reason says why
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +40,8 @@ class Edit:
 
     layer: str  # whose neurons or connections they are, as `grow_pairs`, `sparse_layers` name it
     kind: EditKind
-    proposal: GrowthProposal | MergeProposal | PruneMask | RemovedNeurons  # what is applied
+    # What is applied; None where nothing is.
+    proposal: GrowthProposal | MergeProposal | PruneMask | RemovedNeurons | None
     reason: str  # for people: "largest first-order improvement (0.031) at epoch 4"
     measured: Mapping[str, float] = field(default_factory=dict)  # plain figures behind the decision
 
@@ -106,7 +108,9 @@ def _apply_with_average(
     generator: torch.Generator | None,
     average: AveragedModel | None,
 ) -> Applied:
-    applied = _apply_one(edit, model, optimizer, generator)
+    if edit.proposal is None:
+        return Applied(edit, 0)
+    applied = _apply_one(edit, edit.proposal, model, optimizer, generator)
     if average is None:
         return applied
     if applied.progress is not None:
@@ -158,13 +162,17 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _apply_one(
-    edit: Edit, model: nn.Module, optimizer: Optimizer | None, generator: torch.Generator | None
+    edit: Edit,
+    proposal: GrowthProposal | MergeProposal | PruneMask | RemovedNeurons,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    generator: torch.Generator | None,
 ) -> Applied:
-    if isinstance(edit.proposal, GrowthProposal | MergeProposal):
-        return _grow(edit, edit.proposal, model, optimizer)
-    if isinstance(edit.proposal, RemovedNeurons):
-        return _remove(edit, edit.proposal, model, optimizer)
-    return _prune(edit, edit.proposal, model, optimizer, generator)
+    if isinstance(proposal, GrowthProposal | MergeProposal):
+        return _grow(edit, proposal, model, optimizer)
+    if isinstance(proposal, RemovedNeurons):
+        return _remove(edit, proposal, model, optimizer)
+    return _prune(edit, proposal, model, optimizer, generator)
 
 
 def _grow(
@@ -221,35 +229,90 @@ def carry_optimizer(
         cuts: what was taken from which parameter of `before`; its state loses the same entries.
 
     Raises:
-        ValueError: a parameter has vanished, appeared, or shrunk by more than the cuts.
+        ValueError: a parameter has vanished, appeared, or shrunk by more than the cuts, or its state has a
+            shape that does not follow from the parameter's; nothing has changed then.
     """
     if before.keys() != after.keys():
         raise ValueError(
             f"an edit may resize parameters, not add or remove them; before and after differ in "
             f"{sorted(before.keys() ^ after.keys())}. Replace the optimizer instead."
         )
+    cut_from = {id(cut.parameter): cut for cut in cuts}
+    # All of it before anything changes.
+    carried = {
+        name: {
+            key: _carried(name, key, value, old, after[name], cut_from.get(id(old)))
+            for key, value in optimizer.state[old].items()
+        }
+        for name, old in before.items()
+        if old in optimizer.state and old is not after[name]
+    }
     successors = {id(old): after[name] for name, old in before.items() if old is not after[name]}
     for group in optimizer.param_groups:
         group["params"] = [successors.get(id(p), p) for p in group["params"]]
-    cut_from = {id(cut.parameter): cut for cut in cuts}
-    for name, old in before.items():
-        if old in optimizer.state and old is not after[name]:
-            state = optimizer.state.pop(old)
-            optimizer.state[after[name]] = {
-                key: _carried(value, old, after[name], cut_from.get(id(old))) for key, value in state.items()
-            }
+    for name, state in carried.items():
+        optimizer.state.pop(before[name])
+        optimizer.state[after[name]] = state
 
 
-def _carried(value: Any, old: Tensor, new: Tensor, cut: Cut | None) -> Any:
-    """An entry of the optimizer's state; what is kept per weight loses and gains what the weight did."""
-    if not torch.is_tensor(value) or value.shape != old.shape:
+def _carried(name: str, key: str, value: Any, old: Tensor, new: Tensor, cut: Cut | None) -> Any:
+    """An entry of the optimizer's state; what is kept per weight loses and gains what the weight did.
+
+    What is kept per row or column of the weight (its other dimensions 1, as in Adafactor's factors) does so
+    along that dimension; there is no weight's own part of it, so new entries are the mean of the old ones
+    and estimates for old weights stay.
+    """
+    if not torch.is_tensor(value):
+        _check_holds_no_tensors(name, key, value)
         return value
-    left = value if cut is None else cut.of(value)
-    if any(after < before for before, after in zip(left.shape, new.shape, strict=True)):
-        raise ValueError(f"a parameter of shape {tuple(left.shape)} shrank to {tuple(new.shape)}.")
-    padded = torch.zeros_like(new, dtype=left.dtype)
+    if value.dim() == 0:
+        return value
+    per_weight = value.shape == old.shape
+    if not per_weight and not _is_factor(value, old, new, cut):
+        raise ValueError(
+            f"The optimizer's state {key!r} of {name} has shape {tuple(value.shape)}, the weight "
+            f"{tuple(old.shape)}: how it follows a weight that becomes {tuple(new.shape)} is not known. Use "
+            f"an optimizer that keeps its state per weight (SGD, Adam, AdamW, RMSprop), or begin with a new "
+            f"optimizer after the edit."
+        )
+    left = value
+    if cut is not None and value.shape[cut.dim] == old.shape[cut.dim]:
+        left = cut.of(value)
+    shape = new.shape if per_weight else _factor_shape(value, new)
+    if any(after < before for before, after in zip(left.shape, shape, strict=True)):
+        raise ValueError(f"{name} of shape {tuple(left.shape)} shrank to {tuple(shape)}.")
+    fill = 0.0 if per_weight or not left.numel() else left.mean()
+    padded = torch.zeros(shape, dtype=left.dtype, device=new.device) + fill
     padded[tuple(slice(0, size) for size in left.shape)] = left
     return padded
+
+
+def _is_factor(value: Tensor, old: Tensor, new: Tensor, cut: Cut | None) -> bool:
+    """Whether every dimension is the weight's own or 1, and which of the two can be told where it changes."""
+    if value.dim() != old.dim():
+        return False
+    changed = [before != after for before, after in zip(old.shape, new.shape, strict=True)]
+    if cut is not None:
+        changed[cut.dim] = True
+    sizes = zip(value.shape, old.shape, changed, strict=True)
+    return all((size in (1, whole)) and not (moved and whole == 1) for size, whole, moved in sizes)
+
+
+def _factor_shape(value: Tensor, new: Tensor) -> tuple[int, ...]:
+    return tuple(1 if size == 1 else whole for size, whole in zip(value.shape, new.shape, strict=True))
+
+
+def _check_holds_no_tensors(name: str, key: str, value: Any) -> None:
+    """Raise a ValueError where an entry is a collection of tensors."""
+    held = value.values() if isinstance(value, Mapping) else value
+    if isinstance(held, str | bytes) or not isinstance(held, Iterable):
+        return
+    if any(torch.is_tensor(entry) and entry.dim() > 0 for entry in held):
+        raise ValueError(
+            f"The optimizer's state {key!r} of {name} is a {type(value).__name__} of tensors: how it follows "
+            f"a weight of another shape is not known. Use an optimizer that keeps its state per weight (SGD, "
+            f"Adam, AdamW, RMSprop), or begin with a new optimizer after the edit."
+        )
 
 
 def _named(layers: Mapping[str, Any], name: str, verb: str) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from growcore.growth.checking import check_kind
 from growcore.growth.geometry.conv import ConvGeometry, FullGeometry, RestrictedGeometry
-from growcore.growth.layers import new_conv
+from growcore.growth.layers import new_conv, set_padding
 from growcore.growth.module import GrowingModule
 from growcore.growth.statistics.patches import output_size
 
@@ -52,6 +53,8 @@ class Conv2dGrowingModule(GrowingModule):
         initial_in_channels: int | None = None,
         layer: nn.Conv2d | None = None,
     ) -> None:
+        if layer is not None:
+            check_kind(layer, nn.Conv2d, name if name is not None else type(self).__name__)
         plain = new_conv(
             (in_channels, out_channels), kernel_size, stride, padding, dilation, use_bias,
             device if layer is None else "meta",
@@ -112,6 +115,10 @@ class Conv2dGrowingModule(GrowingModule):
         """Padding of the layer."""
         padding = self.layer.padding
         return padding if isinstance(padding, str) else (padding[0], padding[1])
+
+    @padding.setter
+    def padding(self, padding: int | tuple[int, int] | str) -> None:
+        set_padding(self.layer, padding)
 
     def update_input_size(
         self,

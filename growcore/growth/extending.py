@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from growcore.growth.checking import check_can_grow
 from growcore.growth.extension import (
     Extension,
     NewOutputs,
@@ -49,7 +50,7 @@ def require_extension(consumer: Consumer, verb: str) -> Extension:
     Raises:
         ValueError: a producer or a reader has no new neurons.
     """
-    if not consumer.extension.is_complete:
+    if not consumer.extension.has_neurons:
         raise ValueError(
             f"{consumer.name} has no new neurons to {verb}. Call compute_optimal_updates() or "
             f"create_layer_extensions() first."
@@ -111,7 +112,11 @@ def drawn(
         output_init: name in `known_inits`, for the weights into the new neurons.
         input_init: name in `known_inits`, for the weights out of them.
         variance_transfer: whether the readers' weights shrink, see `extension.transferred`.
+
+    Raises:
+        ValueError: the modules around cannot gain neurons.
     """
+    check_can_grow(consumer)
     outputs = tuple(_drawn_outputs(module, num_outputs, output_init) for module in consumer.producers)
     inputs = [
         replace(module.new_inputs, omega=_drawn_omega(module, size, input_init))

@@ -28,6 +28,8 @@ class NewOutputs:
     bias: Tensor | None  # (k,); None where the module has no bias
     preactivation_mean: Tensor | None = None  # (k,), at gamma = 1; None: not known
     preactivation_variance: Tensor | None = None  # (k,), at gamma = 1
+    # (k, in + 1), bias last: what the first step of size 1 takes the weights to; None: they are there.
+    towards: Tensor | None = None
 
     def rows(self) -> Tensor:
         """(k, in + 1): the weights of each new neuron, its bias last; (k, in) without a bias."""
@@ -54,6 +56,8 @@ class Extension:
     eigenvalues: Tensor | None = None  # (k,) singular values, largest first; None where nothing was solved
     sum_mean: Tensor | None = None  # (k,), of the sum of several producers' new outputs at gamma = 1
     sum_variance: Tensor | None = None  # (k,), at gamma = 1
+    # (k,) first-order decrease of the loss by each new neuron, per unit gamma^2; None: not known
+    gains: Tensor | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -66,6 +70,11 @@ class Extension:
         """k, the number of new neurons of a complete extension."""
         assert self.outputs[0] is not None
         return self.outputs[0].weight.shape[0]
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether it is complete and has at least one new neuron."""
+        return self.is_complete and self.num_neurons > 0
 
 
 def mapped(record: _Record, change: Callable[[Tensor], Tensor | None]) -> _Record:
@@ -104,7 +113,10 @@ def part_of(
 
 
 def scaled(extension: Extension, alpha: float, omega: float) -> Extension:
-    """Weights into and out of the new neurons multiplied; singular values go with sqrt(alpha * omega)."""
+    """Weights into and out of the new neurons multiplied; singular values go with sqrt(alpha * omega).
+
+    Gains go with alpha * omega; where neurons of a one-sided function are turned they are no longer known.
+    """
     eigenvalues = extension.eigenvalues
     return replace(
         extension,
@@ -113,6 +125,7 @@ def scaled(extension: Extension, alpha: float, omega: float) -> Extension:
         eigenvalues=_times(eigenvalues, abs(omega * alpha) ** 0.5),
         sum_mean=_times(extension.sum_mean, alpha),
         sum_variance=_times(extension.sum_variance, alpha**2),
+        gains=_times(extension.gains, alpha * omega) if alpha >= 0 else None,
     )
 
 
@@ -122,6 +135,7 @@ def _scaled_outputs(new: NewOutputs, scale: float) -> NewOutputs:
         _times(new.bias, scale),
         _times(new.preactivation_mean, scale),
         _times(new.preactivation_variance, scale**2),
+        _times(new.towards, scale),
     )
 
 
@@ -163,6 +177,34 @@ def shortened(extension: Extension, keep: int, with_outputs: bool = True) -> Ext
         outputs=outputs,
         inputs=tuple(replace(new, omega=first(new.omega, 1)) for new in extension.inputs),
         eigenvalues=first(extension.eigenvalues),
+        gains=first(extension.gains),
+        sum_mean=first(extension.sum_mean),
+        sum_variance=first(extension.sum_variance),
+    )
+
+
+def selected(extension: Extension, keep: Tensor, columns_per_neuron: Sequence[int]) -> Extension:
+    """Only the neurons that `keep`, bool (k,), says; none at all where it keeps none.
+
+    `columns_per_neuron` are each reader's inputs for one neuron.
+    """
+    if not bool(keep.any()):
+        return shortened(extension, 0)
+
+    def chosen(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[keep]
+
+    return replace(
+        extension,
+        outputs=tuple(new and mapped(new, chosen) for new in extension.outputs),
+        inputs=tuple(
+            replace(new, omega=None if new.omega is None else new.omega[:, keep.repeat_interleave(columns)])
+            for new, columns in zip(extension.inputs, columns_per_neuron, strict=True)
+        ),
+        eigenvalues=chosen(extension.eigenvalues),
+        gains=chosen(extension.gains),
+        sum_mean=chosen(extension.sum_mean),
+        sum_variance=chosen(extension.sum_variance),
     )
 
 
@@ -174,7 +216,11 @@ def silenced(extension: Extension, keep: int, into: bool, out_of: bool) -> Exten
     if out_of:
         inputs = tuple(replace(new, omega=_zero_from(new.omega, keep, 1)) for new in inputs)
     return replace(
-        extension, outputs=outputs, inputs=inputs, eigenvalues=_zero_from(extension.eigenvalues, keep)
+        extension,
+        outputs=outputs,
+        inputs=inputs,
+        eigenvalues=_zero_from(extension.eigenvalues, keep),
+        gains=_zero_from(extension.gains, keep),
     )
 
 

@@ -122,6 +122,28 @@ def new_conv(
     return layer if num_in and num_out else _emptied(layer, num_out, num_in)
 
 
+def set_padding(layer: nn.Conv2d, padding: int | tuple[int, int] | str) -> None:
+    """Give a convolution another padding.
+
+    Raises:
+        ValueError: it is no number or pair of numbers from 0 up, nor 'valid' nor, at stride 1, 'same'.
+    """
+    pair = (padding, padding) if isinstance(padding, int) else padding
+    known = pair in ("valid", "same") if isinstance(pair, str) else len(pair) == 2 and min(pair) >= 0
+    if not known or (pair == "same" and tuple(layer.stride) != (1, 1)):
+        raise ValueError(
+            f"padding must be a number or a pair of numbers from 0 up, 'valid', or 'same' at stride 1; got "
+            f"{padding!r} at stride {tuple(layer.stride)}."
+        )
+    # A layer of that padding knows how its other padding modes pad.
+    like = nn.Conv2d(
+        1, 1, (layer.kernel_size[0], layer.kernel_size[1]), padding=pair,
+        dilation=(layer.dilation[0], layer.dilation[1]), padding_mode=layer.padding_mode, device="meta",
+    )  # fmt: skip
+    layer.padding = like.padding
+    layer._reversed_padding_repeated_twice = like._reversed_padding_repeated_twice
+
+
 def _emptied(layer: LayerKind, num_out: int, num_in: int) -> LayerKind:
     """The layer without neurons on one side; torch warns when it initialises such a one itself."""
     weight = layer.weight.new_zeros(num_out, num_in, *layer.weight.shape[2:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from growcore.growth.checking import check_kind
 from growcore.growth.geometry.linear import LinearGeometry
 from growcore.growth.layers import new_linear
 from growcore.growth.module import GrowingModule
@@ -41,7 +42,9 @@ class LinearGrowingModule(GrowingModule):
         initial_in_features: int | None = None,
         layer: nn.Linear | None = None,
     ) -> None:
-        if layer is None:
+        if layer is not None:
+            check_kind(layer, nn.Linear, name if name is not None else type(self).__name__)
+        else:
             layer = new_linear(in_features, out_features, use_bias, device)
         expected = (in_features, out_features, use_bias)
         if (layer.in_features, layer.out_features, layer.bias is not None) != expected:

@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from growcore.growth import applying, extending, solving, target
+from growcore.growth import applying, extending, gains, solving, target
 from growcore.growth.extension import Extension, copied, part_of
 from growcore.growth.geometry.merge import ConvMergeGeometry, LinearMergeGeometry, MergeGeometry
 from growcore.growth.module import GrowingModule
@@ -55,6 +55,7 @@ class MergeGrowingModule(nn.Module):
         self.previous_modules, self.next_modules = [], []
         self.gathered = MergeStatistics(self)
         self.eigenvalues_extension: Tensor | None = None
+        self.gains_extension: Tensor | None = None  # what each new neuron brings, see `gains`
         # Mean and variance of the sum of the new outputs at gamma = 1; None: not known.
         self.sum_moments: tuple[Tensor | None, Tensor | None] = (None, None)
         self.target_in_neurons = target_in_neurons
@@ -74,7 +75,7 @@ class MergeGrowingModule(nn.Module):
                 raise ValueError(
                     f"{self.name} adds outputs of one width; got {[m.out_neurons for m in previous_modules]}."
                 )
-        slopes = [derivative_at_zero(m.function_on_extension) for m in previous_modules]
+        slopes = [_slope_at_zero(module) for module in previous_modules]
         if len(set(slopes)) > 1:
             raise ValueError(
                 f"{self.name} solves for all modules before it at once, so that their functions need one "
@@ -162,7 +163,7 @@ class MergeGrowingModule(nn.Module):
         """The current record of new neurons and of the next modules' steps, without copies."""
         outputs = tuple(producer.new_outputs for producer in self.producers)
         inputs = tuple(reader.new_inputs for reader in self.readers)
-        return Extension(outputs, inputs, self.eigenvalues_extension, *self.sum_moments)
+        return Extension(outputs, inputs, self.eigenvalues_extension, *self.sum_moments, self.gains_extension)
 
     @extension.setter
     def extension(self, extension: Extension) -> None:
@@ -171,13 +172,18 @@ class MergeGrowingModule(nn.Module):
             producer.new_outputs = gained
         for reader, read in zip(self.readers, new.inputs, strict=True):
             reader.new_inputs = read
-        self.eigenvalues_extension = new.eigenvalues
+        self.eigenvalues_extension, self.gains_extension = new.eigenvalues, new.gains
         self.sum_moments = new.sum_mean, new.sum_variance
 
     @property
     def first_order_improvement(self) -> Tensor:
-        """First-order decrease of the loss by all steps and the new neurons, per unit gamma^2."""
+        """The page's d + sigma'(0+) sum lambda^2, per unit gamma^2; see `predicted_decrease`."""
         return solving.first_order_improvement(self)
+
+    @property
+    def predicted_decrease(self) -> float:
+        """First-order decrease of the loss per unit gamma^2, exact or measured; see `solving`."""
+        return solving.predicted_decrease(self)
 
     def omega_weight(self, reader: GrowingModule, omega: Tensor) -> Tensor:
         """The solved omega of a reader as its weight for the new inputs."""
@@ -254,7 +260,7 @@ class MergeGrowingModule(nn.Module):
             ValueError: there is no extension, or what follows the sum cannot grow; nothing has changed then.
         """
         extension = part_of(extending.require_extension(self, "apply"), with_step=apply_delta)
-        check_growable(self.post_merge_function)
+        check_growable(self.post_merge_function, self.name)
         gamma = applying.apply(self, extension, scaling_factor, None)
         self.post_merge_function = applying.grown_function(
             self.post_merge_function, extension.num_neurons, *self.sum_moments, gamma
@@ -262,7 +268,8 @@ class MergeGrowingModule(nn.Module):
 
     def delete_update(self) -> None:
         """Forget the new neurons and the steps of the next modules."""
-        self.eigenvalues_extension, self.sum_moments = None, (None, None)
+        self.eigenvalues_extension = self.gains_extension = None
+        self.sum_moments = None, None
         for producer in self.producers:
             producer.new_outputs = None
         for reader in self.readers:
@@ -295,6 +302,8 @@ class MergeGrowingModule(nn.Module):
     reduce_computation = gathering.reduce_computation
     reset_computation = gathering.reset_computation
     compute_gradmax_updates = solving.compute_gradmax_updates
+    look_again = gains.look_again
+    choose_signs = gains.choose_signs
     scale_layer_extension = extending.scale_layer_extension
     set_scaling_factor = extending.set_scaling_factor
     missing_neurons = target.missing_neurons
@@ -316,6 +325,15 @@ class Conv2dMergeGrowingModule(MergeGrowingModule):
     """
 
     geometry = ConvMergeGeometry()
+
+
+def _slope_at_zero(module: GrowingModule) -> float:
+    """That of a function that can grow; one that cannot is refused when growth is asked for."""
+    try:
+        check_growable(module.post_layer_function)
+    except ValueError:
+        return 1.0
+    return derivative_at_zero(module.function_on_extension)
 
 
 # What gains neurons: a layer before which they stand, or a merge.

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from growcore.growth import extending, layers, pair, passes, resizing, solving, target
+from growcore.growth import extending, gains, layers, pair, passes, resizing, solving, target
+from growcore.growth.checking import check_layer
 from growcore.growth.extension import Extension, NewInputs, NewOutputs, copied, decrease_tensor, mapped
 from growcore.growth.geometry.base import Geometry
 from growcore.growth.initialization import copy_uniform, known_inits
@@ -26,6 +27,9 @@ from growcore.growth.statistics import gathering
 from growcore.growth.statistics.layer import LayerStatistics
 from growcore.growth.statistics.statistic import TensorStatistic
 from growcore.growth.views import LayerViews
+
+if TYPE_CHECKING:
+    from growcore.growth.merge import Consumer
 
 # Modules that a growing module refers to or holds for a while: none is a part of it, so none may appear in
 # its state_dict or among the parameters of an optimizer.
@@ -84,6 +88,7 @@ class GrowingModule(nn.Module):
                 f"allow_growing=False."
             )
         super().__init__()
+        check_layer(layer, name if name is not None else type(self).__name__)
         function = nn.Identity() if post_layer_function is None else post_layer_function
         special = extended_post_layer_function
         self.name = name if name is not None else type(self).__name__
@@ -102,6 +107,7 @@ class GrowingModule(nn.Module):
         self.new_outputs: NewOutputs | None = None
         self.new_inputs = NewInputs()
         self.eigenvalues_extension: Tensor | None = None
+        self.gains_extension: Tensor | None = None  # what each new neuron brings, see `gains`
         self.delta_raw: Tensor | None = None  # the optimal step before its bias is split off
         self._views = LayerViews()
         # One tensor for both ends of a pair: a derivative by gamma passes through alpha and omega.
@@ -164,9 +170,21 @@ class GrowingModule(nn.Module):
         """The modules that read those neurons: this one."""
         return [self]
 
+    @property
+    def grows_with(self) -> Consumer:
+        """The consumer by which this module gains inputs: itself, or the merge it reads."""
+        previous = self.previous_module
+        return cast("Consumer", previous if isinstance(previous, pair.GrowsForReaders) else self)
+
     def columns_per_neuron(self, reader: GrowingModule) -> int:
-        """Indices of the second dimension of a reader's weight that belong to one neuron."""
-        return 1
+        """Indices of the second dimension of a reader's weight that belong to one neuron.
+
+        One, or one for each position of a map that is flattened before a linear layer.
+        """
+        first = self.producers[0] if self.producers else None
+        if first is None or not first.out_neurons or not isinstance(self.layer, nn.Linear):
+            return 1
+        return max(self.in_neurons // first.out_neurons, 1) if isinstance(first.layer, nn.Conv2d) else 1
 
     @property
     def function_on_extension(self) -> nn.Module:
@@ -218,7 +236,8 @@ class GrowingModule(nn.Module):
         if not self.gathered.wanted:
             return passes.after_layer(self, apply_layer(self.layer, x))
         self.gathered.store(x)
-        return passes.after_layer(self, self.gathered.store_result(apply_layer(self.layer, x)))
+        y = passes.after_layer(self, self.gathered.store_result(apply_layer(self.layer, x)))
+        return self.gathered.store_output(y)
 
     @property
     def input(self) -> Tensor:
@@ -283,7 +302,7 @@ class GrowingModule(nn.Module):
     def extension(self) -> Extension:
         """The current record of new neurons and of this layer's step, without copies."""
         outputs = tuple(producer.new_outputs for producer in self.producers)
-        return Extension(outputs, (self.new_inputs,), self.eigenvalues_extension)
+        return Extension(outputs, (self.new_inputs,), self.eigenvalues_extension, gains=self.gains_extension)
 
     @extension.setter
     def extension(self, extension: Extension) -> None:
@@ -291,7 +310,7 @@ class GrowingModule(nn.Module):
         for producer, gained in zip(self.producers, new.outputs, strict=True):
             producer.new_outputs = gained
         (self.new_inputs,) = new.inputs
-        self.eigenvalues_extension = new.eigenvalues
+        self.eigenvalues_extension, self.gains_extension = new.eigenvalues, new.gains
 
     @property
     def extended_output_layer(self) -> Layer | None:
@@ -312,6 +331,7 @@ class GrowingModule(nn.Module):
     @extended_input_layer.setter
     def extended_input_layer(self, layer: Layer | None) -> None:
         omega, _ = self._views.adopt("omega", layer)
+        self.gains_extension = None
         self.new_inputs = replace(self.new_inputs, omega=omega)
 
     @property
@@ -347,12 +367,17 @@ class GrowingModule(nn.Module):
 
     @property
     def first_order_improvement(self) -> Tensor:
-        """First-order decrease of the loss by delta and the new neurons, per unit gamma^2.
+        """The page's d + sigma'(0+) sum lambda^2, per unit gamma^2; `predicted_decrease` is what comes true.
 
         Raises:
             ValueError: the optimal delta has not been computed.
         """
         return solving.first_order_improvement(self)
+
+    @property
+    def predicted_decrease(self) -> float:
+        """First-order decrease of the loss per unit gamma^2, exact or measured; see `solving`."""
+        return solving.predicted_decrease(self)
 
     def omega_kernel(self, omega: Tensor) -> Tensor:
         """The solved omega as a weight of this layer for the new inputs."""
@@ -394,6 +419,8 @@ class GrowingModule(nn.Module):
     compute_optimal_added_parameters = pair.compute_optimal_added_parameters
     compute_optimal_updates = pair.compute_optimal_updates
     compute_gradmax_updates = solving.compute_gradmax_updates
+    look_again = gains.look_again
+    choose_signs = gains.choose_signs
     create_layer_in_extension = extending.create_layer_in_extension
     create_layer_out_extension = extending.create_layer_out_extension
     create_layer_extensions = pair.create_layer_extensions

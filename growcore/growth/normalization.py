@@ -7,7 +7,7 @@ acts on them. So a growth changes the network by its new weights alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AdaptiveMaxPoolNd, _MaxPoolNd
 
 # Parts with no say in the slope at 0 of what one new channel gives: 1 for all of them.
-_NOT_ELEMENTWISE = (_DropoutNd, nn.PReLU, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d, _MaxPoolNd)
+_NOT_ELEMENTWISE = (_DropoutNd, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d, _MaxPoolNd)
 
 
 @runtime_checkable
@@ -114,19 +114,19 @@ def grow_function(
     return function
 
 
-def check_growable(function: nn.Module) -> None:
-    """Raise a ValueError where a part of the function cannot gain channels."""
+def check_growable(function: nn.Module, name: str = "a growing layer") -> None:
+    """Raise a ValueError where a part of the function after the layer of that name cannot gain channels."""
     for part in parts(function):
         if isinstance(part, nn.LayerNorm) and len(part.normalized_shape) != 1:
             raise ValueError(
-                f"A LayerNorm grows over features alone; got normalized_shape={part.normalized_shape}. "
-                f"Use GroupNorm or BatchNorm after a convolution."
+                f"A LayerNorm grows over features alone; {name} is followed by one of "
+                f"normalized_shape={part.normalized_shape}. Use GroupNorm or BatchNorm after a convolution."
             )
         if isinstance(part, _BatchNorm | nn.LayerNorm | nn.GroupNorm | GrowableFunction):
             continue
         if not _is_shared_by_channels(part):
             raise ValueError(
-                f"A function after a growing layer must grow with it; {type(part).__name__} keeps values "
+                f"What follows {name} must grow with it; {type(part).__name__} keeps values "
                 f"per channel and is not known to. Give it a method grow(num_new), or move it."
             )
 
@@ -144,14 +144,37 @@ def derivative_at_zero(function: nn.Module, at: float = 1e-7) -> float:
 
     At exactly 0 (`at=0.0`) autograd gives 0 for ReLU: a neuron that is silent there gets no gradient.
     """
+    return derivative_of_sum([function], nn.Identity(), at)
+
+
+def derivative_of_sum(functions: Sequence[nn.Module], behind: nn.Module, at: float) -> float:
+    """Derivative by the first argument of behind(sum of f(x)) where all arguments are `at`, elementwise."""
     with torch.enable_grad():
-        x = torch.full((1, 1), at, dtype=torch.float64, device="cpu", requires_grad=True)
-        y = x.clone()  # a function may work in place
-        for part in parts(function):
-            if not (_is_identity_on_new(part) or isinstance(part, _NOT_ELEMENTWISE)):
-                y = part(y)
-        (gradient,) = torch.autograd.grad(y.sum(), x)
+        x = torch.full((1, 1), at, dtype=torch.float64, device="cpu")
+        first = x.clone().requires_grad_()
+        terms = [elementwise(f, x if index else first) for index, f in enumerate(functions)]
+        y = elementwise(behind, torch.stack(terms).sum(0))
+        (gradient,) = torch.autograd.grad(y.sum(), first)
     return float(gradient)
+
+
+@torch.no_grad()
+def value_at_zero(functions: Sequence[nn.Module], behind: nn.Module) -> float:
+    """behind(sum of f(0)), elementwise: what new neurons give whose weights are 0."""
+    zero = torch.zeros((1, 1), dtype=torch.float64, device="cpu")
+    return float(elementwise(behind, torch.stack([elementwise(f, zero) for f in functions]).sum(0)))
+
+
+def elementwise(function: nn.Module, x: Tensor) -> Tensor:
+    """What the elementwise parts of a function give in double precision; the others leave x as it is."""
+    y = x.clone()  # a function may work in place
+    for part in parts(function):
+        if isinstance(part, nn.PReLU):
+            weight = part.weight.detach().to(y)
+            y = torch.where(y > 0, y, y * weight[:1])
+        elif not (_is_identity_on_new(part) or isinstance(part, _NOT_ELEMENTWISE)):
+            y = part(y)
+    return y
 
 
 def spatial_part(function: nn.Module, maps_NCHW: Tensor) -> Tensor:

@@ -261,16 +261,17 @@ def apply_change(
     Args:
         module: which gains inputs.
         scaling_factor: gamma; None: the current one.
-        apply_previous: whether the previous layer gains its output neurons.
+        apply_previous: whether the previous layer gains its output neurons; without, the caller sees to them.
         apply_delta: whether the step is taken.
-        apply_extension: whether neurons are added.
+        apply_extension: whether neurons are added, on both sides.
         extension_size: number of new neurons, checked; None: those of the extension.
 
     Raises:
         ValueError: the extensions do not fit, before anything has changed.
     """
-    change = part_of(module.extension, apply_delta, apply_extension, apply_previous)
-    applying.apply(module, change, scaling_factor, extension_size if apply_extension else None)
+    change = part_of(module.extension, apply_delta, apply_extension, apply_extension and apply_previous)
+    one_side = not apply_previous
+    applying.apply(module, change, scaling_factor, extension_size if apply_extension else None, one_side)
 
 
 def delete_update(
@@ -285,7 +286,7 @@ def delete_update(
     This layer's own output extension stays by default: the next layer may still need it.
     """
     module.set_scaling_factor(0.0)
-    module.eigenvalues_extension = None
+    module.eigenvalues_extension = module.gains_extension = None
     kept = part_of(module.extension, not delete_delta, not delete_input, True).inputs[0]
     module.new_inputs = replace(kept, parameter_update_decrease=None)
     if delete_delta:

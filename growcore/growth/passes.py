@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from growcore.growth.layers import apply_layer
 from growcore.growth.normalization import apply_to_extension
+from growcore.growth.resting import offset
 
 if TYPE_CHECKING:
     from growcore.growth.module import GrowingModule
@@ -34,7 +35,8 @@ def extended_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """The forward pass as it will be after apply_change: a = W x - gamma^2 delta x + gamma omega x_ext.
 
-    Nothing is stored.
+    Where new neurons give a sigma(0) other than 0 at rest, gamma omega sigma(0) is taken off. Nothing is
+    stored.
 
     Args:
         module: whose pass it is.
@@ -48,7 +50,7 @@ def extended_forward(
         the output, and the output of the new neurons or None.
 
     Raises:
-        ValueError: exactly one of input extension and x_ext is there.
+        ValueError: exactly one of input extension and x_ext is there, or no bias could take sigma(0) off.
     """
     pre_activity = _stepped(module, x, use_optimal_delta)
     if use_extended_input:
@@ -76,7 +78,11 @@ def _from_extension(module: GrowingModule, x_ext: Tensor | None) -> Tensor | flo
         )
     if x_ext is None or module.extended_input_layer is None:
         return 0.0
-    return cast(Tensor, module.scaling_factor * module.extended_input_layer(x_ext))
+    read: Tensor = module.extended_input_layer(x_ext)
+    shift = offset(module, module.extended_input_layer.weight)
+    if shift is not None:  # what the new neurons give at rest, taken off the bias
+        read = read - (shift[:, None, None] if isinstance(module.layer, nn.Conv2d) else shift)
+    return module.scaling_factor * read
 
 
 def _of_extension(module: GrowingModule, x: Tensor) -> Tensor | None:

@@ -26,7 +26,8 @@ class GrowthProposal:
     delta_weight: Tensor | None  # shape of the layer's weight
     delta_bias: Tensor | None  # shape of the layer's bias
     parameter_update_decrease: float  # first-order decrease of the loss by delta, per unit gamma^2
-    first_order_improvement: float  # the same for delta and the new neurons together
+    first_order_improvement: float  # the page's figure for delta and the new neurons together
+    predicted_decrease: float  # the decrease by delta and the new neurons together, exact or measured
     gamma: float  # scaling factor
     preactivation_mean: Tensor | None = None  # (k,), of the new neurons at gamma = 1
     preactivation_variance: Tensor | None = None  # (k,), at gamma = 1
@@ -37,7 +38,9 @@ class GrowthProposal:
         return self.alpha_weight.shape[0]
 
     @classmethod
-    def of(cls, extension: Extension, first_order_improvement: float, gamma: float) -> GrowthProposal:
+    def of(
+        cls, extension: Extension, first_order_improvement: float, predicted_decrease: float, gamma: float
+    ) -> GrowthProposal:
         """The proposal of a complete extension of one producer and one reader."""
         whole = _whole(extension)
         (new,), (read,) = whole.outputs, whole.inputs
@@ -54,6 +57,7 @@ class GrowthProposal:
             delta_bias=read.delta_bias,
             parameter_update_decrease=read.parameter_update_decrease,
             first_order_improvement=first_order_improvement,
+            predicted_decrease=predicted_decrease,
             gamma=gamma,
             preactivation_mean=new.preactivation_mean,
             preactivation_variance=new.preactivation_variance,
@@ -76,7 +80,8 @@ class MergeProposal:
     outputs: tuple[NewOutputs, ...]  # one for each previous module
     inputs: tuple[NewInputs, ...]  # one for each next module
     eigenvalues: Tensor  # (k,), largest first; zero where nothing was solved
-    first_order_improvement: float  # of all steps and the new neurons, per unit gamma^2
+    first_order_improvement: float  # the page's figure for all steps and new neurons, per unit gamma^2
+    predicted_decrease: float  # first-order decrease by both, exact or measured, per unit gamma^2
     gamma: float  # scaling factor
     sum_mean: Tensor | None = None  # (k,), of the new neurons of the sum at gamma = 1
     sum_variance: Tensor | None = None  # (k,), at gamma = 1
@@ -87,15 +92,18 @@ class MergeProposal:
         return self.outputs[0].weight.shape[0]
 
     @classmethod
-    def of(cls, extension: Extension, first_order_improvement: float, gamma: float) -> MergeProposal:
+    def of(
+        cls, extension: Extension, first_order_improvement: float, predicted_decrease: float, gamma: float
+    ) -> MergeProposal:
         """The proposal of a complete extension."""
         whole = _whole(extension)
         assert whole.eigenvalues is not None
         return cls(
-            outputs=tuple(new for new in whole.outputs if new is not None),
+            outputs=tuple(replace(new, towards=None) for new in whole.outputs if new is not None),
             inputs=whole.inputs,
             eigenvalues=whole.eigenvalues,
             first_order_improvement=first_order_improvement,
+            predicted_decrease=predicted_decrease,
             gamma=gamma,
             sum_mean=whole.sum_mean,
             sum_variance=whole.sum_variance,

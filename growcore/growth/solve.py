@@ -82,7 +82,8 @@ def optimal_new_neurons(
         S_pp: second moment of the previous layer's input; None stands for the identity.
         N_po: the correlation new neurons should produce.
         numerical_threshold: eigenvalues of S at or below it are dropped, and so are those lost in rounding.
-        statistical_threshold: singular values below it are dropped, but the largest always stays.
+        statistical_threshold: singular values below it are dropped, but the largest stays unless it is 0:
+            where N is 0 there is nothing new neurons could correct.
         maximum_added_neurons: at most so many; None: no limit.
         relative_thresholds: both thresholds are fractions of the largest value.
         relative_ridge: multiple of the mean diagonal entry of S that is added to the diagonal.
@@ -153,6 +154,8 @@ def _significant(values: Tensor, threshold: float, relative: bool, maximum: int 
     if values.numel() == 0:
         return 0
     largest = float(values[0])
+    if largest == 0:
+        return 0
     floor = threshold * largest if relative else threshold
     num_kept = max(int((values >= min(floor, largest)).sum()), 1)
     return num_kept if maximum is None else min(num_kept, maximum)

@@ -31,6 +31,7 @@ def observation(layer: str, improvement: float, flops: int = 10, num_neurons: in
         delta_bias=None,
         parameter_update_decrease=0.0,
         first_order_improvement=improvement,
+        predicted_decrease=improvement,
         gamma=1.0,
     )
     return GrowthObservation(layer, 4, proposal, improvement, flops)
@@ -184,3 +185,22 @@ def test_scheduled_hebbian_pruning_ends_at_its_fractions():
     assert densities == sorted(densities, reverse=True)
     assert densities[0] > 0.9
     assert densities[-1] == 0.5
+
+
+def refused(layer: str) -> GrowthObservation:
+    return GrowthObservation(layer, 4, None, 0.0, 10, refusal="no gradient arrives here")
+
+
+@pytest.mark.parametrize("where", list(GrowthWhere))
+def test_a_layer_that_nothing_is_proposed_for_leaves_the_choice_to_the_others_and_is_said(where):
+    mixed = [refused("x"), *THREE]
+    edits = policies.decide_growth(mixed, config(where), Progress(3, 9, 1))
+    without = policies.decide_growth(THREE, config(where), Progress(3, 9, 1))
+    assert [(e.layer, e.kind, e.reason) for e in edits[:-1]] == [(e.layer, e.kind, e.reason) for e in without]
+    assert (edits[-1].layer, edits[-1].kind, edits[-1].proposal) == ("x", "skip", None)
+    assert edits[-1].reason == "no gradient arrives here at epoch 3"
+
+
+def test_where_nothing_is_proposed_every_layer_is_said():
+    edits = policies.decide_growth([refused("x"), refused("y")], config(GrowthWhere.all), Progress(3, 9, 1))
+    assert [(edit.layer, edit.kind) for edit in edits] == [("x", "skip"), ("y", "skip")]

@@ -12,6 +12,7 @@ from growcore.edits import surgery
 from growcore.edits.line_search import scale
 from growcore.edits.observe import observe_growth
 from growcore.edits.surgery import Edit, EditKind
+from growcore.growth import RemovedNeurons
 from growcore.networks import models
 
 SHAPE = (1, 8, 8)
@@ -224,3 +225,96 @@ def test_a_vanished_parameter_is_refused():
     after = dict(list(before.items())[1:])
     with pytest.raises(ValueError, match=r"may resize parameters, not add or remove them"):
         surgery.carry_optimizer(optimizer, before, after)
+
+
+class Preconditioned(torch.optim.SGD):
+    """An optimizer that keeps a matrix per weight, as Shampoo does."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                rows = p.detach().flatten(1) if p.dim() > 1 else p.detach()[:, None]
+                self.state[p]["left"] = rows @ rows.T
+        return super().step(closure)
+
+
+class Remembering(torch.optim.SGD):
+    """An optimizer that keeps a list of past gradients per weight."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p].setdefault("past", []).append(p.grad.clone())
+        return super().step(closure)
+
+
+def edited(config: TrialConfig, model: nn.Module, what: str) -> list[Edit]:
+    if what == "growth":
+        return growths(model, config)
+    keep = torch.tensor([True, False, True, True])
+    return [Edit("conv2", EditKind.remove, RemovedNeurons(keep), "test")]
+
+
+@pytest.mark.parametrize("what", ["growth", "removal"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_factored_state_follows_the_weight_and_training_goes_on(what, norm):
+    """Adafactor keeps one number per row and one per column of a weight."""
+    config = setting(norm=norm)
+    model = models.build(config, SHAPE, 10)
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=0.01)
+    steps(model, optimizer, batches())
+    old = {name: dict(optimizer.state[p]) for name, p in model.named_parameters()}
+    surgery.apply(edited(config, model, what), model, optimizer)
+    assert set(optimizer.state) == set(model.parameters())
+    resized = 0
+    for name, p in model.named_parameters():
+        for key in ("row_var", "col_var"):
+            if key not in old[name]:
+                continue
+            before, now = old[name][key], optimizer.state[p][key]
+            assert all(size in (1, whole) for size, whole in zip(now.shape, p.shape, strict=True))
+            if what == "growth":
+                corner = tuple(slice(size) for size in before.shape)
+                assert torch.equal(now[corner], before)
+                torch.testing.assert_close(now.mean(), before.mean())
+            resized += now.shape != before.shape
+    assert resized > 0
+    steps(model, optimizer, batches())
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("what", ["growth", "removal"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Preconditioned, r"state 'left' of .* has shape"), (Remembering, r"state 'past' of .* is a list of")],
+)
+def test_state_that_cannot_follow_is_refused_and_nothing_changes(kind, message, what):
+    config = setting()
+    model = models.build(config, SHAPE, 10)
+    optimizer = kind(model.parameters(), lr=0.01, momentum=0.9)
+    steps(model, optimizer, batches())
+    before = [(name, value.clone()) for name, value in model.state_dict().items()]
+    held = [id(p) for p in optimizer.param_groups[0]["params"]]
+    with pytest.raises(ValueError, match=message):
+        surgery.apply(edited(config, model, what), model, optimizer)
+    assert_same(list(model.state_dict().items()), before)
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == held
+    steps(model, optimizer, batches(1))
+
+
+def test_state_of_a_flat_weight_in_which_rows_and_columns_cannot_be_told_is_refused():
+    old, new = nn.Parameter(torch.ones(4, 1)), nn.Parameter(torch.ones(4, 3))
+    optimizer = torch.optim.Adafactor([old], lr=0.01)
+    old.grad = torch.ones(4, 1)
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"state 'col_var' of w has shape \(1, 1\), the weight \(4, 1\)"):
+        surgery.carry_optimizer(optimizer, {"w": old}, {"w": new})
+    assert optimizer.param_groups[0]["params"] == [old]
+
+
+def test_an_edit_of_kind_skip_changes_nothing():
+    model, optimizer = trained(setting())
+    before = everything(model, optimizer)
+    (done,) = surgery.apply([Edit("conv1", EditKind.skip, None, "of no use")], model, optimizer)
+    assert (done.number, done.counts) == (0, {})
+    assert_same(everything(model, optimizer), before)

@@ -155,8 +155,8 @@ class ConvMergeGeometry(MergeGeometry):
 def _reads_of_convolution(reader: GrowingModule, layer: nn.Conv2d, maps: Tensor) -> Iterator[Read]:
     geometry, size = reader.geometry, (maps.shape[2], maps.shape[3])
     assert isinstance(geometry, ConvGeometry)
-    own = reader.input_extended.unflatten(2, reader.pre_activity.shape[2:])
     goal = reader.pre_activity_gradient.to(maps.dtype)
+    own = reader.input_extended.unflatten(2, goal.shape[2:])
     for tap in geometry.taps(layer):
         rows, columns = (slice(r.start, r.stop, r.step) for r in tap_positions(layer, size, tap))
         seen = [slice(r.start, r.stop) for r in tap_outputs(layer, size, tap)]

@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 
 def create(consumer: Consumer, config: GrowthConfig, number: int) -> None:
-    """Solve for at most so many neurons, their outgoing weights of the size of those beside them."""
-    from growcore.growth.initialization import reference_std
-
+    """Solve for at most so many neurons."""
     consumer.compute_gradmax_updates(
         maximum_added_neurons=number,
         statistical_threshold=config.statistical_threshold,
         relative_thresholds=config.relative_thresholds,
     )
+
+
+def finish(consumer: Consumer, config: GrowthConfig) -> None:
+    """Bring their outgoing weights to the size of those beside them."""
+    from growcore.growth.initialization import reference_std
+
     # The solution's columns have norm 1; beside trained weights they are brought to the weights' own size.
     extensions = [reader.extended_input_layer for reader in consumer.readers]
     old = _entries(reader.layer for reader in consumer.readers)
@@ -47,6 +51,7 @@ METHOD = GrowthMethod(
     meaning="zero weights in; out of them those that give the largest gradient",
     keys=EVENTS | STATISTICS | acting("statistical_threshold", "relative_thresholds"),
     create=create,
+    finish=finish,
     needs_statistics=True,
     draws=False,
 )

@@ -37,6 +37,8 @@ SETTLED = frozenset({"start_epoch", "init", "normalization", "relative_threshold
 
 # Makes so many new neurons of a consumer; they stay with it until they are proposed.
 Create = Callable[["Consumer", "GrowthConfig", int], None]
+# Changes new neurons that have their signs, such as their scale.
+Finish = Callable[["Consumer", "GrowthConfig"], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,8 @@ class GrowthMethod:
     `create(consumer, config, number)` makes the new neurons by one of the consumer's own ways
     (`compute_optimal_updates`, `compute_gradmax_updates`, `create_layer_extensions`), or by setting the
     extensions of `consumer.producers` and `consumer.readers`. What it draws comes from torch's own
-    generator; the network it leaves as it is.
+    generator; the network it leaves as it is. Neurons that were solved for are then turned to the better of
+    their two signs, and those that do not lower the loss to first order are dropped; `finish` comes after.
     """
 
     meaning: str  # a line, for tables
@@ -54,9 +57,10 @@ class GrowthMethod:
     options: Mapping[str, Option] = field(default_factory=dict)  # its own settings, `growth.options.NAME`
     settled: frozenset[str] = SETTLED  # of its keys and options, those that cannot change between two epochs
     create: Create | None = None  # None: nothing ever grows
+    finish: Finish | None = None  # None: nothing is left to do
     needs_statistics: bool = False  # whether consumers gather statistics on training batches first
     draws: bool = True  # whether `create` draws from torch's generator, which is then seeded for it
     # How many scaling factors are tried, each half of the one before; with one, growth is never refused.
     num_scaling_factors: int = 1
-    # Whether the first-order improvement is what applying the new neurons brings at once.
+    # Whether the predicted decrease is what applying the new neurons brings at once, to first order.
     promises: bool = False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def create(consumer: Consumer, config: GrowthConfig, number: int) -> None:
-    """Solve for at most so many neurons, and scale them to the weights they join."""
+    """Solve for at most so many neurons."""
     consumer.compute_optimal_updates(
         numerical_threshold=config.numerical_threshold,
         statistical_threshold=config.statistical_threshold,
@@ -25,6 +25,10 @@ def create(consumer: Consumer, config: GrowthConfig, number: int) -> None:
         relative_thresholds=config.relative_thresholds,
         relative_ridge=config.relative_ridge,
     )
+
+
+def finish(consumer: Consumer, config: GrowthConfig) -> None:
+    """Scale them to the weights they join."""
     if config.normalization != UpdateNormalization.none:
         consumer.normalize_optimal_updates(normalization_type=config.normalization.value)
 
@@ -41,6 +45,7 @@ METHOD = GrowthMethod(
         "normalization",
     ),
     create=create,
+    finish=finish,
     needs_statistics=True,
     draws=False,
     num_scaling_factors=6,

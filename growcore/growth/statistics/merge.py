@@ -6,6 +6,7 @@ reads the sum, i its inputs. S_growth (p, p), M_prev (p, o * t) and C (p, t, i) 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,13 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from growcore.growth import gains
 from growcore.growth.statistics.statistic import TensorStatistic
 
 if TYPE_CHECKING:
+    from growcore.growth.geometry.merge import Read
     from growcore.growth.merge import MergeGrowingModule
+    from growcore.growth.statistics.layer import LayerStatistics
 
 
 class MergeStatistics:
@@ -26,7 +30,9 @@ class MergeStatistics:
         self.merge = merge
         self.collecting = False
         self.size = torch.Size()  # of the map of the sum, in the last forward pass
-        self._stacked: Tensor | None = None  # the columns of the batch that is being added
+        self._sizes: set[torch.Size] = set()  # of all passes since the last update
+        self._stacked: dict[int, Tensor] | None = None  # the columns of each call, while they are added
+        self.gains = TensorStatistic(None, self._gains_update, name=f"gains of {merge.name}")
         self.s_growth = TensorStatistic(None, self._s_growth_update, name=f"S_growth of {merge.name}")
         self.mean = TensorStatistic(None, self._mean_update, name=f"mean of the inputs before {merge.name}")
         self.m_prev: list[TensorStatistic] = []
@@ -41,7 +47,8 @@ class MergeStatistics:
     def store(self, x: Tensor) -> None:
         """Open every statistic for the pass that begins, and note the size of the sum."""
         self.size = x.shape[2:]
-        for statistic in self.all():
+        self._sizes.add(self.size)
+        for statistic in (*self.all(), self.gains):
             statistic.updated = False
 
     def all(self) -> list[TensorStatistic]:
@@ -62,6 +69,7 @@ class MergeStatistics:
     def init(self) -> None:
         """Start gathering here and in the readers."""
         self.merge.check_neighbours()
+        self._sizes.clear()
         for statistic in self.all():
             statistic.init()
         for reader in self.merge.readers:
@@ -73,18 +81,40 @@ class MergeStatistics:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the stored batch here and in the readers, once per forward pass."""
-        if not self.collecting:
-            raise ValueError(f"{self.merge.name} is not gathering statistics. Call init_computation() first.")
+        """Add the passes since the last update here and in the readers."""
+        self._check()
         for reader in self.merge.readers:
             reader.update_computation()
         with torch.autocast(self.merge.producers[0].device.type, enabled=False):
-            self._stacked = self._columns()  # unfolded once for all statistics
+            self._stacked = {}
             try:
                 for statistic in self.all():
                     statistic.update()
             finally:
                 self._stacked = None
+        self._consume()
+
+    @torch.no_grad()
+    def look_again(self) -> None:
+        """Add the passes since the last update to what each new neuron brings by either sign."""
+        self._check()
+        with torch.autocast(self.merge.producers[0].device.type, enabled=False):
+            self.gains.update()
+        self._consume()
+
+    def _check(self) -> None:
+        if not self.collecting:
+            raise ValueError(f"{self.merge.name} is not gathering statistics. Call init_computation() first.")
+        if len(self._sizes) > 1:
+            raise ValueError(
+                f"{self.merge.name} has added maps of {len(self._sizes)} sizes since the last update: "
+                f"{sorted(map(tuple, self._sizes))}. Run backward and update_computation() after each."
+            )
+
+    def _consume(self) -> None:
+        self._sizes = set()
+        for module in (*self.merge.producers, *self.merge.readers):
+            module.gathered.calls.is_consumed = True
 
     def reduce(self, group: torch.distributed.ProcessGroup | None = None) -> None:
         """Sum over the ranks of a process group, here and in the readers."""
@@ -95,7 +125,7 @@ class MergeStatistics:
 
     def reset(self) -> None:
         """Stop gathering and forget the statistics, here and in the readers."""
-        for statistic in self.all():
+        for statistic in (*self.all(), self.gains):
             statistic.reset()
         for reader in self.merge.readers:
             reader.reset_computation()
@@ -105,28 +135,62 @@ class MergeStatistics:
                 producer.gathered.read_by(-1)
 
     def _columns(self) -> Tensor:
-        if self._stacked is not None:
-            return self._stacked
-        return self.merge.geometry.columns(self.merge.producers)
+        """(N, p, L) of the call at hand, unfolded once for all statistics."""
+        if self._stacked is None:
+            return self.merge.geometry.columns(self.merge.producers)
+        key = id(self._first.calls.at)
+        if key not in self._stacked:
+            self._stacked[key] = self.merge.geometry.columns(self.merge.producers)
+        return self._stacked[key]
+
+    @property
+    def _first(self) -> LayerStatistics:
+        return self.merge.producers[0].gathered
+
+    def _summed_before(self, update: Callable[[], Tensor]) -> tuple[Tensor, int]:
+        others = [producer.gathered for producer in self.merge.producers[1:]]
+        return self._first.summed(update, others, with_gradient=False)
+
+    def _summed_at(self, number: int, update: Callable[[Iterator[Read]], Tensor]) -> tuple[Tensor, int]:
+        """A sum over what one reader sees."""
+        merge, reader = self.merge, self.merge.readers[number]
+        return reader.gathered.summed(
+            lambda: update(merge.geometry.reads(merge, reader, self._columns())),
+            [producer.gathered for producer in merge.producers],
+        )
 
     def _s_growth_update(self) -> tuple[Tensor, int]:
-        columns = self._columns()
-        return torch.einsum("npl,nql->pq", columns, columns), columns.shape[0]
+        def second_moment() -> Tensor:
+            columns = self._columns()
+            return torch.einsum("npl,nql->pq", columns, columns)
+
+        return self._summed_before(second_moment)
 
     def _mean_update(self) -> tuple[Tensor, int]:
         """Sum of b, 1 appended, over samples and points of the sum, (p + 1,), and the number of samples."""
-        columns = self._columns()
-        num_points = columns.new_tensor([columns.shape[0] * columns.shape[2]])
-        return torch.cat([columns.sum((0, 2)), num_points]), columns.shape[0]
+
+        def total() -> Tensor:
+            columns = self._columns()
+            num_points = columns.new_tensor([columns.shape[0] * columns.shape[2]])
+            return torch.cat([columns.sum((0, 2)), num_points])
+
+        return self._summed_before(total)
 
     def _m_prev_update(self, number: int) -> tuple[Tensor, int]:
-        columns = self._columns()
-        reads = self.merge.geometry.reads(self.merge, self.merge.readers[number], columns)
-        per_tap = [torch.einsum("npl,nol->po", source, goal) for source, goal, _ in reads]
-        return torch.stack(per_tap, dim=2).flatten(1), columns.shape[0]
+        def correlation(reads: Iterator[Read]) -> Tensor:
+            per_tap = [torch.einsum("npl,nol->po", source, goal) for source, goal, _ in reads]
+            return torch.stack(per_tap, dim=2).flatten(1)
+
+        return self._summed_at(number, correlation)
 
     def _c_update(self, number: int) -> tuple[Tensor, int]:
-        columns = self._columns()
-        reads = self.merge.geometry.reads(self.merge, self.merge.readers[number], columns)
-        per_tap = [torch.einsum("npl,nil->pi", source, own) for source, _, own in reads]
-        return torch.stack(per_tap, dim=1), columns.shape[0]
+        def cross_covariance(reads: Iterator[Read]) -> Tensor:
+            per_tap = [torch.einsum("npl,nil->pi", source, own) for source, _, own in reads]
+            return torch.stack(per_tap, dim=1)
+
+        return self._summed_at(number, cross_covariance)
+
+    def _gains_update(self) -> tuple[Tensor, int]:
+        first, *others = [reader.gathered for reader in self.merge.readers]
+        before = [producer.gathered for producer in self.merge.producers]
+        return first.summed(lambda: gains.of_both_signs(self.merge), [*others, *before])

@@ -419,7 +419,10 @@ def test_batch_norm_starts_as_the_identity_on_new_channels():
 
 def test_a_function_that_cannot_grow_is_refused_before_anything_changes():
     first, second = linear_pair(function=nn.PReLU(4))
-    second.create_layer_extensions(1)
+    with pytest.raises(ValueError, match=r"PReLU keeps values per channel and is not known to"):
+        second.create_layer_extensions(1)
+    first.create_layer_out_extension(1)
+    second.create_layer_in_extension(1)
     with pytest.raises(ValueError, match=r"PReLU keeps values per channel and is not known to"):
         second.apply_change(scaling_factor=1.0)
     assert (first.out_features, second.in_features) == (4, 4)
