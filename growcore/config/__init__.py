@@ -25,6 +25,7 @@ from growcore.config.trial import (
     PruningConfig,
     TrainingConfig,
     TrialConfig,
+    list_keys,
     missing_data,
     trial_keys,
 )

@@ -17,7 +17,7 @@ from growcore.growth import Consumer, GrowthProposal, MergeProposal, removable_n
 from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost
 from growcore.networks.activity import watch_hidden
-from growcore.networks.models import sparse_layers, width
+from growcore.networks.models import max_widths, sparse_layers, width
 from growcore.networks.modes import evaluating
 from growcore.sparse.methods import PruneObservation
 
@@ -43,14 +43,16 @@ def observe_growth(
     Returns:
         One observation for each pair that may gain at least one neuron, in the order given.
     """
-    open_pairs = {name: c for name, c in pairs.items() if neurons_to_add(config, width(c)) > 0}
+    limits = max_widths(model, config)
+    numbers = {name: neurons_to_add(config, width(c), limits[name]) for name, c in pairs.items()}
+    open_pairs = {name: c for name, c in pairs.items() if numbers[name] > 0}
     method: GrowthMethod = registry.find(registry.GROWTH_METHODS, config.method, imports)
     if method.needs_statistics:
         _gather(model, open_pairs, batches)
     flops = _flops_per_neuron(model, open_pairs, batches[0][0].shape[1:])
     observations = []
     for name, consumer in open_pairs.items():
-        proposal = _propose(consumer, method, config, generator)
+        proposal = _propose(consumer, method, config, numbers[name], generator)
         observations.append(
             GrowthObservation(
                 layer=name,
@@ -105,10 +107,13 @@ def _gather(model: nn.Module, pairs: Mapping[str, Consumer], batches: Sequence[B
 
 
 def _propose(
-    consumer: Consumer, method: GrowthMethod, config: GrowthConfig, generator: torch.Generator | None
+    consumer: Consumer,
+    method: GrowthMethod,
+    config: GrowthConfig,
+    number: int,
+    generator: torch.Generator | None,
 ) -> GrowthProposal | MergeProposal:
     assert method.create is not None, f"{config.method} grows nothing, so nothing is observed for it"
-    number = neurons_to_add(config, width(consumer))
     with _seeded(generator if method.draws else None, consumer.producers[0].device):
         method.create(consumer, config, number)
     proposal = consumer.proposal()
