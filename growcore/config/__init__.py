@@ -52,6 +52,7 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "UpdateNormalization",
+    "list_keys",
     "missing_data",
     "suggest_name",
     "trial_keys",

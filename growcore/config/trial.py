@@ -126,9 +126,9 @@ class ModelConfig:
         )
 
     def growable_widths(self) -> list[int] | None:
-        """Widths at the start of the layers that can grow, from input to output; None: only the network knows.
+        """Widths at the start of the layers that can grow, in the order of `growcore.networks.models.widths`.
 
-        Layers come in the order of `growcore.networks.models.widths`.
+        None: only the network knows.
         """
         stages = list(zip(self.widths, self.blocks, strict=False))
         if self.name in ("mlp", "conv"):

@@ -107,8 +107,8 @@ def max_widths(model: nn.Module, config: GrowthConfig) -> dict[str, int | None]:
     if len(limits) != len(present):
         raise ValueError(
             f"growth.max_width holds one limit for each growable layer; got {len(limits)}, {limits}, for the "
-            f"{len(present)} layers {', '.join(present) or 'of a network that cannot grow'}. Give one for each, "
-            f"null for no limit, or one number for all."
+            f"{len(present)} layers {', '.join(present) or 'of a network that cannot grow'}. Give one for "
+            f"each, null for no limit, or one number for all."
         )
     return dict(zip(present, limits, strict=True))
 

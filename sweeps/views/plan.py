@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -241,7 +241,11 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
         keys = {f"{group}.{key}": value for key, value in config.trial.to_dict()[group].items()}
         # What does nothing in any trial says nothing of them.
         shown = {key: value for key, value in keys.items() if key not in searched and not space.is_idle(key)}
-        words = [f"{key.partition('.')[2]}={quote(value)}" for key, value in shown.items() if value != {}]
+        words = [
+            f"{key.partition('.')[2]}={_shared(key, value, searched)}"
+            for key, value in shown.items()
+            if value != {} and not _is_searched_by_entries(key, value, searched)
+        ]
         yield group, "searched, see below" if group in searched else " ".join(words)
     if "seed" not in searched:
         several = config.sweep.replicates > 1
@@ -250,6 +254,20 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
         yield "preflight", config.trial.preflight
     if config.trial.imports:
         yield "imports", " ".join(config.trial.imports)
+
+
+def _is_searched_by_entries(key: str, value: Any, searched: Collection[str]) -> bool:
+    """Whether no entry of what trials share is left in any of them."""
+    num = len(value) if isinstance(value, list) else 1
+    return all(f"{key}.{index}" in searched for index in range(num))
+
+
+def _shared(key: str, value: Any, searched: Collection[str]) -> str:
+    """A value that trials share; of a list the searched entries are left open."""
+    if not isinstance(value, list):
+        return quote(value)
+    entries = ("?" if f"{key}.{i}" in searched else quote(entry) for i, entry in enumerate(value))
+    return f"[{','.join(entries)}]"
 
 
 def _space(config: SweepConfig, space: SearchSpace) -> Table:
