@@ -265,6 +265,11 @@ class SearchSpace:
         known = ", ".join(options)
         raise ConfigError(f"No option of {group} has {group}.{kind}={part.get(kind)}. Known: {known}.")
 
+    def range(self, key: str) -> tuple[float, float]:
+        """The smallest and the largest number that a key, searched or not, has in any trial."""
+        values = self._possible(key)
+        return self._extent(key) if values is None else (min(values), max(values))
+
     def condition(self, key: str) -> str:
         """What must hold for a searched key to be set, for people; empty where it always is."""
         return self._condition_text(self._dimensions[key])

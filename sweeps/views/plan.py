@@ -147,11 +147,14 @@ def _sweep(
 ) -> Iterable[tuple[str, str]]:
     search, tracking, root = config.search, config.tracking, config.storage.root
     yield "name", name
-    yield "trials", _trials(config)
+    yield "trials", _trials(config, space)
     yield from _search(search)
     for note in notes:
         yield "", note
     yield "stopping", _stopping(config.scheduler)
+    shortest, longest = map(int, space.range("training.num_epochs"))
+    if shortest < longest and config.scheduler.name is not SchedulerName.none:
+        yield "", f"of a trial of {longest} epochs: those of fewer are compared up to their own end"
     yield "failures", _failures(config)
     yield "resources", _resources(config.cluster)
     yield (
@@ -165,9 +168,10 @@ def _sweep(
         yield "told", told
 
 
-def _trials(config: SweepConfig) -> str:
+def _trials(config: SweepConfig, space: SearchSpace) -> str:
     num, ends, what = config.sweep.num_trials, _ends(config.sweep), _what(config)
-    of = f"of {config.trial.training.num_epochs} epochs"
+    shortest, longest = map(int, space.range("training.num_epochs"))
+    of = f"of {longest if shortest == longest else f'{shortest} to {longest}'} epochs"
     if config.sweep.replicates > 1:
         of += f", each trained with {_seeds(config)}, ranked by their mean"
     if config.cluster.trial_seconds is not None:
