@@ -15,6 +15,7 @@ from growcore.config import (
     ModelConfig,
     PruningConfig,
     TrialConfig,
+    elements,
     registry,
     suggest_name,
     trial_keys,
@@ -43,6 +44,8 @@ _UNDER_ALL = ("pruning.remove_dead",)  # keys of a part with methods that none o
 def effects(imports: Sequence[str] = ()) -> dict[str, Effect]:
     """When each trial key has an effect; keys that always have one are left out.
 
+    Elements of lists have theirs where the list has: see `stated`.
+
     Args:
         imports: modules whose methods and networks count too; they are imported.
 
@@ -63,13 +66,17 @@ def effects(imports: Sequence[str] = ()) -> dict[str, Effect]:
     return {key: Effect(tuple(found)) for key, found in ways.items() if found != [()]}
 
 
+def stated(found: Mapping[str, Effect], key: str) -> Effect | None:
+    """When a key has an effect, of what `effects` found; an element of a list has it as its list."""
+    return found.get(key) or found.get(elements.list_of(key))
+
+
 def without_effect(config: TrialConfig, keys: Sequence[str]) -> dict[str, Effect]:
     """Those of some keys that do nothing in a trial, each with what it needs."""
     values = config.to_dict()
     found = effects(config.imports)
-    return {
-        key: found[key] for key in keys if key in found and not found[key].holds(lambda k: value(values, k))
-    }
+    effect = {key: stated(found, key) for key in keys}
+    return {k: e for k, e in effect.items() if e is not None and not e.holds(lambda k: value(values, k))}
 
 
 def changeable(imports: Sequence[str] = ()) -> frozenset[str]:

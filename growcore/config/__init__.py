@@ -25,6 +25,7 @@ from growcore.config.trial import (
     PruningConfig,
     TrainingConfig,
     TrialConfig,
+    list_keys,
     missing_data,
     trial_keys,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "UpdateNormalization",
+    "list_keys",
     "missing_data",
     "suggest_name",
     "trial_keys",

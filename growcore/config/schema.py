@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 Config = TypeVar("Config")
+_PLAIN = (int, float, bool, str)
 
 
 def build(cls: type[Config], values: Mapping[str, Any], prefix: str = "") -> Config:
@@ -59,6 +60,17 @@ def keys(cls: type[Any], prefix: str = "") -> list[str]:
     return found
 
 
+def lists(cls: type[Any], prefix: str = "") -> dict[str, bool]:
+    """The dotted keys of parts that may hold a list; whether they may hold something else instead."""
+    found: dict[str, bool] = {}
+    for name, annotation in _types(cast(Hashable, cls)).items():
+        if dataclasses.is_dataclass(annotation):
+            found |= lists(cast(type[Any], annotation), f"{name}.")
+        elif prefix and any(typing.get_origin(kind) is list for kind in _kinds(annotation)):
+            found[f"{prefix}{name}"] = len(_kinds(annotation)) > 1
+    return found
+
+
 def meanings(cls: type[Any]) -> dict[str, str]:
     """What each field of a configuration means: the comment behind it, or the lines above it."""
     lines = inspect.getsource(cls).splitlines()
@@ -90,10 +102,10 @@ def _types(cls: Hashable) -> dict[str, Any]:
 
 
 def _convert(key: str, value: Any, annotation: Any) -> Any:
-    if isinstance(annotation, types.UnionType) and types.NoneType in typing.get_args(annotation):
-        if value is None:
+    if isinstance(annotation, types.UnionType):
+        if value is None and types.NoneType in typing.get_args(annotation):
             return None
-        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
+        annotation = _kind_for(key, value, annotation)
     if dataclasses.is_dataclass(annotation):
         return build(cast(type[Any], annotation), _group(key, value), f"{key}.")
     if typing.get_origin(annotation) in (list, dict):
@@ -103,6 +115,26 @@ def _convert(key: str, value: Any, annotation: Any) -> Any:
     if not _is_of(value, annotation):
         raise ValueError(f"{key} must be of type {annotation.__name__}; got {value!r}.")
     return float(value) if annotation is float else value
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """What a value may be, beside None."""
+    is_union = isinstance(annotation, types.UnionType)
+    kinds = typing.get_args(annotation) if is_union else (annotation,)
+    return [kind for kind in kinds if kind is not types.NoneType]
+
+
+def _kind_for(key: str, value: Any, annotation: Any) -> Any:
+    """The kind of a union that a value is to be: its list for lists, else what is no list."""
+    kinds = _kinds(annotation)
+    if len(kinds) == 1:
+        return kinds[0]
+    is_list = isinstance(value, list | tuple)
+    kind = next(each for each in kinds if (typing.get_origin(each) is list) == is_list)
+    if not is_list and not _is_of(value, kind):
+        words = " or ".join(_written(each) for each in kinds)
+        raise ValueError(f"{key} must be of type {words}; got {value!r}.")
+    return kind
 
 
 def _group(key: str, value: Any) -> Mapping[str, Any]:
@@ -116,7 +148,7 @@ def _several(key: str, value: Any, annotation: Any) -> list[Any] | dict[str, Any
     is_list = typing.get_origin(annotation) is list
     fits = isinstance(value, list | tuple) if is_list else isinstance(value, Mapping)
     values = list(value if is_list else value.values()) if fits else []
-    plain_item = item in (int, float, bool, str)
+    plain_item = item in _PLAIN
     if not fits or (plain_item and not all(_is_of(each, item) for each in values)):
         raise ValueError(f"{key} must be of type {_written(annotation)}; got {value!r}.")
     if is_list:
@@ -134,7 +166,9 @@ def _is_of(value: Any, annotation: Any) -> bool:
 
 
 def _written(annotation: Any) -> str:
-    return "dict" if typing.get_origin(annotation) is dict else str(annotation)
+    if typing.get_origin(annotation) is dict:
+        return "dict"
+    return annotation.__name__ if isinstance(annotation, type) and annotation in _PLAIN else str(annotation)
 
 
 def _member(key: str, value: Any, enum: type[StrEnum]) -> StrEnum:

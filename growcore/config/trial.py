@@ -28,7 +28,7 @@ from growcore.config.choices import (
     Strength,
     UpdateNormalization,
 )
-from growcore.config.schema import build, keys, plain, require
+from growcore.config.schema import build, keys, lists, plain, require
 
 # Of the data sets that torchvision keeps in a folder of their own under data.root.
 DATA_FOLDERS = {
@@ -125,6 +125,21 @@ class ModelConfig:
             "1.0",
         )
 
+    def growable_widths(self) -> list[int] | None:
+        """Widths at the start of the layers that can grow, in the order of `growcore.networks.models.widths`.
+
+        None: only the network knows.
+        """
+        stages = list(zip(self.widths, self.blocks, strict=False))
+        if self.name in ("mlp", "conv"):
+            return list(self.widths)
+        if self.name not in ("resnet", "vgg") or len(self.blocks) != len(self.widths):
+            return None
+        if self.name == "resnet":  # what grows lies inside the blocks
+            return [round(self.hidden_fraction * width) for width, number in stages for _ in range(number)]
+        # The last convolution of a stage stands before a pooling; that of the last stage before an average.
+        return [width for width, number in stages for _ in range(number - 1)] + self.widths[-1:]
+
 
 @dataclass(kw_only=True, slots=True)
 class GrowthConfig:
@@ -136,7 +151,9 @@ class GrowthConfig:
     every_epochs: int = 2  # epochs between growths
     end_fraction: float = 0.75  # of a trial's epochs; no growth after, so that new neurons can settle
     num_neurons: int = 4  # neurons a layer gains at one growth, at most
-    max_width: int | None = None  # a layer grows no wider than this; None: no limit
+    # A layer grows no wider than this; a list holds one for each growable layer, from input to output; None:
+    # no limit.
+    max_width: int | list[int | None] | None = None
     statistics_batches: int = 4  # training batches the statistics are gathered on
     numerical_threshold: float = 1e-6  # eigenvalues of S below it (relative: to the largest) are dropped
     statistical_threshold: float = 1e-3  # singular values below it (relative: to the largest) are dropped
@@ -159,11 +176,12 @@ class GrowthConfig:
         ):
             value = getattr(self, name)
             require(value >= low, f"growth.{name}", value, f"must be at least {low}", str(low))
+        limits = self.max_width if isinstance(self.max_width, list) else [self.max_width]
         require(
-            self.max_width is None or self.max_width >= 1,
+            len(limits) >= 1 and all(limit is None or limit >= 1 for limit in limits),
             "growth.max_width",
             self.max_width,
-            "must be at least 1, or null for no limit",
+            "must be at least 1, or null for no limit; a list holds one for each growable layer",
             "64",
         )
         for name in ("numerical_threshold", "statistical_threshold"):
@@ -317,17 +335,33 @@ class TrialConfig:
         self._check_room_to_grow()
 
     def _check_room_to_grow(self) -> None:
-        limit, model = self.growth.max_width, self.model
-        if self.growth.method == "none" or limit is None:
+        """Every layer starts within its limit, as far as its width is known without building the network."""
+        limits, widths = self.growth.max_width, self.model.growable_widths()
+        if self.growth.method == "none" or limits is None:
             return
-        share = model.hidden_fraction if model.name == "resnet" else 1.0  # what grows lies inside the blocks
-        widest = round(share * max(model.widths))
-        if widest > limit:
+        given = f"got growth.max_width={limits}, model.widths={self.model.widths}"
+        if not isinstance(limits, list):
+            if (widest := max(widths or self.model.widths)) > limits:
+                raise ValueError(
+                    f"growth.max_width must be at least the widest layer at the start, {widest}; {given}. "
+                    f"Set growth.max_width={widest} or more, or null for no limit."
+                )
+            return
+        if widths is None:
+            return  # the network knows, when it is built
+        if len(limits) != len(widths):
             raise ValueError(
-                f"growth.max_width must be at least the widest layer at the start, {widest}; "
-                f"got growth.max_width={limit}, model.widths={model.widths}. "
-                f"Set growth.max_width={widest} or more, or null for no limit."
+                f"growth.max_width holds {len(limits)} limits, and the network has {len(widths)} growable "
+                f"layers, which start {widths} wide; {given}. Give one for each, null for no limit, or one "
+                f"number for all."
             )
+        for index, (limit, width) in enumerate(zip(limits, widths, strict=True)):
+            if limit is not None and width > limit:
+                raise ValueError(
+                    f"growth.max_width.{index} must be at least {width}, the width of growable layer {index} "
+                    f"at the start; {given}. Set growth.max_width.{index}={width} or more, or null for no "
+                    f"limit."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, lists, strings and numbers; `from_dict` reads them back."""
@@ -353,6 +387,11 @@ def missing_data(config: DataConfig) -> str | None:
         f"folder {folder}. Set data.root to the folder that holds it, or allow the download by "
         f"data.download=true."
     )
+
+
+def list_keys() -> dict[str, bool]:
+    """The trial keys whose elements are keys too, as `model.widths.0`; whether one may hold no list."""
+    return lists(TrialConfig)
 
 
 def trial_keys() -> list[str]:

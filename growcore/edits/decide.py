@@ -70,11 +70,14 @@ def removal_is_due(config: PruningConfig, progress: Progress) -> bool:
     )
 
 
-def neurons_to_add(config: GrowthConfig, width: int) -> int:
-    """Neurons a layer of this width may gain at one growth; 0 when it has its full width."""
-    if config.max_width is None:
+def neurons_to_add(config: GrowthConfig, width: int, limit: int | None) -> int:
+    """Neurons a layer of this width may gain at one growth; 0 when it is as wide as its limit, if it has one.
+
+    `models.max_widths` says what the limit of each layer is.
+    """
+    if limit is None:
         return config.num_neurons
-    return max(min(config.num_neurons, config.max_width - width), 0)
+    return max(min(config.num_neurons, limit - width), 0)
 
 
 def decide_growth(

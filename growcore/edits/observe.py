@@ -18,7 +18,7 @@ from growcore.growth.gains import measure, needs_second_look
 from growcore.growth.methods import GrowthMethod
 from growcore.networks import cost
 from growcore.networks.activity import watch_hidden
-from growcore.networks.models import sparse_layers, width
+from growcore.networks.models import max_widths, sparse_layers, width
 from growcore.networks.modes import evaluating
 from growcore.sparse.methods import PruneObservation
 
@@ -45,13 +45,15 @@ def observe_growth(
         One observation for each pair that may gain at least one neuron, in the order given. Where no
         neurons would be of use it has no proposal, and says why.
     """
-    open_pairs = {name: c for name, c in pairs.items() if neurons_to_add(config, width(c)) > 0}
+    limits = max_widths(model, config)
+    numbers = {name: neurons_to_add(config, width(c), limits[name]) for name, c in pairs.items()}
+    open_pairs = {name: c for name, c in pairs.items() if numbers[name] > 0}
     method: GrowthMethod = registry.find(registry.GROWTH_METHODS, config.method, imports)
     if method.needs_statistics:
         _gather(model, open_pairs, batches)
     flops = _flops_per_neuron(model, open_pairs, batches[0][0].shape[1:])
-    for consumer in open_pairs.values():
-        _create(consumer, method, config, generator)
+    for name, consumer in open_pairs.items():
+        _create(consumer, method, config, numbers[name], generator)
     if method.needs_statistics:
         _choose_signs(model, open_pairs, batches, method)
     return [
@@ -146,10 +148,13 @@ def _passes(model: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
 
 
 def _create(
-    consumer: Consumer, method: GrowthMethod, config: GrowthConfig, generator: torch.Generator | None
+    consumer: Consumer,
+    method: GrowthMethod,
+    config: GrowthConfig,
+    number: int,
+    generator: torch.Generator | None,
 ) -> None:
     assert method.create is not None, f"{config.method} grows nothing, so nothing is observed for it"
-    number = neurons_to_add(config, width(consumer))
     with _seeded(generator if method.draws else None, consumer.producers[0].device):
         method.create(consumer, config, number)
 

@@ -48,10 +48,9 @@ def planned_cost(config: TrialConfig) -> PlannedCost:
 
 
 def _grow(model: nn.Module, config: TrialConfig, num_growths: int) -> None:
-    widths = models.widths(model)
+    widths, limits, growth = models.widths(model), models.max_widths(model, config.growth), config.growth
     names = list(widths)
     if config.growth.where != GrowthWhere.all:
         names = [names[num_growths % len(names)]] if names else []
-    models.resize(
-        model, {name: widths[name] + decide.neurons_to_add(config.growth, widths[name]) for name in names}
-    )
+    gains = {name: decide.neurons_to_add(growth, widths[name], limits[name]) for name in names}
+    models.resize(model, {name: widths[name] + gain for name, gain in gains.items()})

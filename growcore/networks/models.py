@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from growcore.config import (
     Activation,
+    GrowthConfig,
     Initialization,
     ModelConfig,
     PruningConfig,
@@ -34,10 +35,10 @@ SparseLayer = DSConv2d | DSLinear
 def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """The model of a configuration with its initial weights, on the CPU; equal seeds give equal weights.
 
-    `growth.max_width`, where given, is the target_in_neurons of every consumer.
+    `growth.max_width`, where given, is the target_in_neurons of every consumer, or of each its own.
 
     Raises:
-        ValueError: no model has the name.
+        ValueError: no model has the name, or `growth.max_width` is a list of another length.
     """
     family = registry.find(registry.MODELS, config.model.name, config.imports)
     builder = family.build if isinstance(family, ModelFamily) else family
@@ -46,8 +47,9 @@ def build(config: TrialConfig, image_shape: ImageShape, num_classes: int) -> nn.
         # Modules draw weights of their own when they are made; nobody else's numbers may shift by that.
         torch.manual_seed(config.seed)
         model: nn.Module = builder(config.model, image_shape, num_classes)
-    for consumer in growable(model).values():
-        consumer.target_in_neurons = config.growth.max_width
+    pairs = growable(model)
+    for name, limit in max_widths(model, config.growth).items():
+        pairs[name].target_in_neurons = limit
     if pruning.makes_sparse:
         make_sparse(model, config.pruning, pruning)
     generator = torch.Generator().manual_seed(config.seed)
@@ -96,6 +98,24 @@ def layer_name(module_name: str) -> str:
 def widths(model: nn.Module) -> dict[str, int]:
     """Neurons of each growable layer; empty where nothing can grow."""
     return {name: width(consumer) for name, consumer in growable(model).items()}
+
+
+def max_widths(model: nn.Module, config: GrowthConfig) -> dict[str, int | None]:
+    """How wide each growable layer may grow, by name as in `widths`; None: no limit.
+
+    Raises:
+        ValueError: `growth.max_width` is a list, and not of one entry for each layer.
+    """
+    present, limits = widths(model), config.max_width
+    if not isinstance(limits, list):
+        return dict.fromkeys(present, limits)
+    if len(limits) != len(present):
+        raise ValueError(
+            f"growth.max_width holds one limit for each growable layer; got {len(limits)}, {limits}, for the "
+            f"{len(present)} layers {', '.join(present) or 'of a network that cannot grow'}. Give one for "
+            f"each, null for no limit, or one number for all."
+        )
+    return dict(zip(present, limits, strict=True))
 
 
 def width(consumer: Consumer) -> int:

@@ -1,8 +1,9 @@
 """From what a user typed and the YAML folders to one checked SweepConfig; the only file that imports Hydra.
 
-Hydra chooses and merges the files, one per group. Typed values are then written over the composition, and
-so are the values of a searched trial: `load(overrides + space.overrides(values)).trial` is what
-`SearchSpace.apply(values)` builds, without composing again.
+Hydra chooses and merges the files, one per group. Typed values are then written over the composition, those
+of single elements (`model.widths.1=12`) over whole lists wherever they stand, and so are the values of a
+searched trial: `load(overrides + space.overrides(values)).trial` is what `SearchSpace.apply(values)` builds,
+without composing again.
 
 Folders are searched in this order, the first file of a name wins: every `--config-dir`, `./conf`, ours.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growcore import keys
-from growcore.config import suggest_name, trial_keys
+from growcore.config import TrialConfig, elements, suggest_name, trial_keys
 from sweeps.config.errors import ConfigError, suggest_key
 from sweeps.config.own_modules import importable_from
 from sweeps.config.settings import (
@@ -28,6 +29,7 @@ from sweeps.config.settings import (
     build_trial,
     complete_part,
     get_key,
+    is_element,
     set_key,
     sweep_keys,
 )
@@ -73,7 +75,7 @@ def load(
     request = _read([*overrides, *fixes], dirs)
     composer = _Composer(dirs)
     composed, choices = composer.compose(request.options)
-    space = _edit_space(composed.pop("space", None) or {}, searches, fixes)
+    space = _edit_space(composed.pop("space", None) or {}, searches, fixes, request.values)
     _reject_unknown(composed)
     group_options = {
         group: composer.parts(group, request.options, composed, choices[group])
@@ -85,7 +87,11 @@ def load(
     if best is not None:
         trial = best.trial | {name: trial[name] for name in request.options if name in TRIAL_GROUPS}
         choices |= {g: _kind(trial, g) for g in TRIAL_GROUPS if g not in request.options}
-    _write_values(request.values, composed, trial, group_options)
+    # An element of a list that is searched by its elements may be none of the list that trials share.
+    shared = {
+        key: value for key, value in request.values.items() if elements.list_of(key) not in {*space} - {key}
+    }
+    _write_values(shared, composed, trial, _chosen(group_options, space), space)
     config = SweepConfig.from_dict(
         composed
         | {
@@ -100,22 +106,22 @@ def load(
             "recorded": best.recorded if best is not None else None,
         }
     )
-    _reject_without_effect(request.values, config)
+    _reject_idle_of_scheduler(request.values, config.scheduler.name)
+    _reject_without_effect(request.values, config.trial, config.space)
     return config
 
 
-def _reject_without_effect(typed: Iterable[str], config: SweepConfig) -> None:
+def _reject_without_effect(typed: Iterable[str], trial: TrialConfig, space: Mapping[str, Any]) -> None:
     """Refuse typed keys that do nothing; those that depend on searched ones are for `space.idle` to judge."""
-    _reject_idle_of_scheduler(typed, config.scheduler.name)
     importable_from(Path.cwd())
     try:
-        keys.check(config.trial)
-        idle = keys.without_effect(config.trial, list(typed))
+        keys.check(trial)
+        idle = keys.without_effect(trial, list(typed))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for key, effect in idle.items():
-        if not any(name in config.space or name.partition(".")[0] in config.space for name in effect.keys):
-            now = {name: get_key(config.trial.to_dict(), name) for name in effect.keys}
+        if not any(name in space or name.partition(".")[0] in space for name in effect.keys):
+            now = {name: get_key(trial.to_dict(), name) for name in effect.keys}
             has = " and ".join(f"{name} is {value}" for name, value in now.items())
             raise ConfigError(f"{key} has no effect: it needs {effect}, and {has}. Leave it out.")
 
@@ -219,7 +225,8 @@ def _read(words: Iterable[str], dirs: Sequence[Path]) -> _Request:
         elif key in GROUPS:
             request.options[key] = _option(key, text, dirs)
         else:
-            request.values[_known_key(key)] = read_value(word)
+            known = _known_key(key)
+            request.values[known] = read_value(word)
     return request
 
 
@@ -247,7 +254,7 @@ def _known_key(key: str) -> str:
     if key == "space" or key.startswith("space."):
         raise ConfigError(f"'{key}' is part of the space: edit it with --search KEY=... or --fix KEY=VALUE.")
     known = trial_keys() + sweep_keys()
-    if key not in known and not _OWN_OPTION.fullmatch(key):
+    if key not in known and not is_element(key) and not _OWN_OPTION.fullmatch(key):
         hint = suggest_key(key, [*known, *GROUPS, "best"])
         raise ConfigError(f"Unknown key '{key}'. {hint}")
     return key
@@ -288,12 +295,24 @@ def _unquoted(value: Any) -> Any:
     return value.text if isinstance(value, QuotedString) else value
 
 
-def _edit_space(space: dict[str, Any], searches: Sequence[str], fixes: Sequence[str]) -> dict[str, Any]:
-    fixed = {_split(word)[0] for word in fixes}
+def _edit_space(
+    space: dict[str, Any], searches: Sequence[str], fixes: Sequence[str], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The space with what is searched, without what is fixed; of a whole list that goes with its elements."""
+    fixed = [_split(word)[0] for word in fixes]
     searched = {key: _parse_yaml(text, f"--search {key}") for key, text in map(_split, searches)}
-    if both := sorted(fixed & set(searched)):
+    if both := sorted(set(fixed) & set(searched)):
         raise ConfigError(f"{both[0]} is both searched and fixed: keep one of --search and --fix.")
-    return {key: value for key, value in (space | searched).items() if key not in fixed}
+    replaced = {*fixed, *searched}
+    kept = {
+        key: value
+        for key, value in (space | searched).items()
+        if key in searched or (key not in fixed and elements.list_of(key) not in replaced - {key})
+    }
+    # Where a list is searched by its elements, the others still are.
+    return kept | {
+        key: {"value": values[key]} for key in fixed if is_element(key) and elements.list_of(key) in kept
+    }
 
 
 def _parse_yaml(text: str, where: str) -> Any:
@@ -405,13 +424,41 @@ def _write_values(
     composed: dict[str, Any],
     trial: dict[str, Any],
     group_options: Mapping[str, Mapping[str, dict[str, Any]]],
+    space: Mapping[str, Any],
 ) -> None:
     known = trial_keys()
-    for key, value in values.items():
-        target = trial if key in known or _OWN_OPTION.fullmatch(key) else composed
+    # An element goes over its list, which may be typed too.
+    for key, value in sorted(values.items(), key=lambda item: is_element(item[0])):
+        of_trial = key in known or is_element(key) or _OWN_OPTION.fullmatch(key)
+        target = trial if of_trial else composed
         part, _, name = key.partition(".")
         if name:
             target[part] = target.get(part) or {}
-        set_key(target, key, value)
+        try:
+            _write(target, key, value)
+        except ConfigError:  # no such element; where none would do anything, that is said first
+            _reject_without_effect([key], build_trial(trial), space)
+            raise
         for option in group_options.get(part, {}).values():
-            set_key({part: option}, key, value)
+            _write({part: option}, key, value)
+
+
+def _write(values: dict[str, Any], key: str, value: Any) -> None:
+    """As `set_key`, where a short file may leave a list to its default."""
+    part, _, listed = elements.list_of(key).partition(".")
+    if is_element(key) and listed not in values[part]:
+        values[part][listed] = complete_part(part, values[part])[listed]
+    set_key(values, key, value)
+
+
+def _chosen(
+    group_options: Mapping[str, dict[str, dict[str, Any]]], space: Mapping[str, Any]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The options of searched groups that some trial has."""
+    found = {}
+    for group, options in group_options.items():
+        raw = space[group]
+        named = [*raw.values()] if isinstance(raw, Mapping) else [raw]
+        texts = {str(each) for value in named for each in (value if isinstance(value, list) else [value])}
+        found[group] = {name: part for name, part in options.items() if name in texts}
+    return found

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
+
+from growcore.config import list_keys
 
 
 class ConfigError(ValueError):
@@ -11,7 +14,19 @@ class ConfigError(ValueError):
 
 
 def suggest_key(key: str, known: Sequence[str]) -> str:
-    """A hint for an unknown dotted key: the closest of its part, else its part's keys, else all parts."""
+    """A hint for an unknown dotted key: the closest of its part, else its part's keys, else all parts.
+
+    Of what reads like an element of a list: how elements are written.
+    """
+    if match := re.fullmatch(r"(\w+\.\w+)(?:\.(.+)|\[(.+)\])", key):
+        name, index = match[1], match[2] or match[3]
+        if name in list_keys():
+            written = index if re.fullmatch(r"0|[1-9]\d*", index) else "0"
+            return f"Did you mean '{name}.{written}'? Elements of {name} are {name}.0, {name}.1 and so on."
+        if name in known:
+            return f"'{name}' is no list. Did you mean '{name}'?"
+        if close := difflib.get_close_matches(name, list_keys(), n=1):
+            return f"Did you mean '{close[0]}.{index}'?"
     part, _, name = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if part and k.startswith(f"{part}.")}
     if close := difflib.get_close_matches(name, siblings, n=1):

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from growcore.config import TrialConfig, schema, suggest_name
+from growcore.config import TrialConfig, elements, list_keys, schema, suggest_name
 from growcore.config import trial as trials
 from growcore.config.schema import plain, require
 from growcore.metrics import Direction as Direction
@@ -336,6 +336,17 @@ def _build(cls: type[Any], part: str, values: Any) -> Any:
         raise ConfigError(str(error)) from error
 
 
+def is_element(key: str) -> bool:
+    """Whether a key names an element of one of a trial's lists, such as `model.widths.0`."""
+    return _element(key) is not None
+
+
+def _element(key: str) -> tuple[str, int] | None:
+    """As `elements.split`, of keys of a trial only."""
+    found = elements.split(key)
+    return found if found is not None and found[0] in list_keys() else None
+
+
 def build_trial(values: Mapping[str, Any]) -> TrialConfig:
     """TrialConfig.from_dict, its ValueError told as a ConfigError."""
     try:
@@ -355,7 +366,19 @@ def complete_part(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
-    """Write `value` at the dotted `key` of nested dictionaries, which must hold its part."""
+    """Write `value` at the dotted `key` of nested dictionaries, which must hold its part.
+
+    Lists are not changed in place: where an element is set, another list takes their place.
+
+    Raises:
+        ConfigError: the key is an element that its list does not have.
+    """
+    if (element := _element(key)) is not None:
+        listed, index = element
+        entries = get_key(values, listed)
+        if not isinstance(entries, list) or index >= len(entries):
+            raise ConfigError(elements.missing(key, entries))
+        key, value = listed, [*entries[:index], value, *entries[index + 1 :]]
     *parts, name = key.split(".")
     for part in parts:
         values = values.setdefault("options", {}) if part == "options" else values[part]
@@ -363,7 +386,10 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def get_key(values: Mapping[str, Any], key: str) -> Any:
-    """What nested dictionaries hold at a dotted key."""
+    """What nested dictionaries hold at a dotted key; None for an element that its list does not have."""
+    if (element := _element(key)) is not None:
+        entries = get_key(values, element[0])
+        return entries[element[1]] if isinstance(entries, list) and element[1] < len(entries) else None
     *parts, name = key.split(".")
     for part in parts:
         values = values[part]

@@ -25,7 +25,7 @@ from sweeps.run.searcher import Goal, StudySearcher
 from sweeps.search import Space, Study
 from sweeps.space.search_space import SearchSpace
 from sweeps.stopping.earlier import note_scale
-from sweeps.stopping.fidelity import fidelity_key
+from sweeps.stopping.fidelity import fidelity_key, full_trial
 from sweeps.stopping.population import Population
 from sweeps.stopping.schedulers import scheduler
 from sweeps.trial.job import Job
@@ -97,7 +97,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 def _searcher(
     setting: Setting, study: Study, space: Space, monitor: Monitor, attempts: Attempts
 ) -> StudySearcher:
-    population = _population(setting, study, space, monitor)
+    population, base = _population(setting, study, space, monitor), full_trial(setting.config)
 
     def job(assignment: Assignment) -> dict[str, Any]:
         if population is None or not population.has_begun(assignment.number):
@@ -105,7 +105,7 @@ def _searcher(
         else:
             monitor.resumed(assignment.number)
         turn = None if population is None else asdict(population.turn(assignment.number))
-        return _job(setting, assignment, turn)
+        return _job(setting, assignment, base, turn)
 
     return StudySearcher(
         study,
@@ -126,7 +126,9 @@ def _population(setting: Setting, study: Study, space: Space, monitor: Monitor) 
     return Population(setting.config, setting.folder, space, study, monitor.say)
 
 
-def _job(setting: Setting, assignment: Assignment, turn: dict[str, Any] | None) -> dict[str, Any]:
+def _job(
+    setting: Setting, assignment: Assignment, base: dict[str, Any], turn: dict[str, Any] | None
+) -> dict[str, Any]:
     folder, cluster = setting.folder / str(assignment.number), setting.config.cluster
     if turn is None or not (folder / events.GIVEN).exists():  # what changes later is in the events
         _write_given(setting, assignment, folder)
@@ -136,7 +138,7 @@ def _job(setting: Setting, assignment: Assignment, turn: dict[str, Any] | None) 
         folder=str(folder),
         workdir=setting.workdir,
         config=assignment.config,
-        base=setting.config.trial.to_dict(),
+        base=base,
         device="cuda" if cluster.gpus_per_trial else "cpu",
         turn=turn,
         num_replicates=setting.config.sweep.replicates,

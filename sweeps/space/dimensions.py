@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from growcore.config import elements
 from sweeps.config.errors import ConfigError
 from sweeps.config.settings import TRIAL_GROUPS
 from sweeps.space.distributions import Distribution
-from sweeps.space.references import Condition, HasEffect
+from sweeps.space.references import Condition, HasEffect, HasElement
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +18,8 @@ class Dimension:
 
     key: str
     distribution: Distribution
-    conditions: tuple[
-        Condition | HasEffect, ...
-    ]  # all must hold, else the key keeps the value all trials share
+    # All must hold, else the key keeps the value all trials share.
+    conditions: tuple[Condition | HasEffect | HasElement, ...]
 
     @property
     def is_group(self) -> bool:
@@ -53,5 +53,9 @@ def in_order(dimensions: Mapping[str, Dimension]) -> list[str]:
 def _needs(dimension: Dimension) -> list[str]:
     """Keys and groups that must have their values before this one is drawn."""
     referred = [*dimension.distribution.references, *(key for c in dimension.conditions for key in c.keys)]
-    needed = [name for key in [dimension.key, *referred] for name in (key.partition(".")[0], key)]
+    needed = [
+        name
+        for key in [dimension.key, *referred]
+        for name in (key.partition(".")[0], elements.list_of(key), key)
+    ]
     return [name for name in needed if name != dimension.key]

@@ -7,6 +7,8 @@
     {value: A} or A                     fixed beside what is searched
     when: growth != none and pruning.k1 > 0.2     in any of these: the key is set only where this holds
 
+A list is searched by its entries: see `sweeps.space.entries`.
+
 LOW and HIGH are numbers or refer to a key: `pruning.k1`, `0.5 * optimizer.lr`, `pruning.k1 + 0.1`. A key
 that refers to itself means the value all trials share. A distribution with a reference is searched as a
 unit fraction u in [0, 1], so that samplers see independent axes.

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from growcore.config import elements
 from sweeps.config.compose import read_best, read_value
 from sweeps.config.errors import ConfigError
-from sweeps.config.settings import SweepConfig, get_key
+from sweeps.config.quoting import quote
+from sweeps.config.settings import SweepConfig, get_key, is_element
 from sweeps.space.dimensions import Dimension
 from sweeps.space.distributions import Choice, Fixed, Numeric
 from sweeps.space.search_space import SearchSpace
@@ -48,11 +50,15 @@ def typed(space: SearchSpace, words: Sequence[str]) -> Params:
 def given(space: SearchSpace, values: Mapping[str, Any]) -> Params:
     """The sampler's parameters of some keys; the others are for the sampler to draw.
 
+    A whole list stands for all its elements, where those are searched.
+
     Raises:
         ConfigError: a key is not searched or its value lies outside, or what its bounds and conditions
             refer to is neither given nor the same in every trial.
     """
     known = [d.key for d in space.dimensions]
+    lists = {key: value for key, value in values.items() if key not in known}
+    values = _by_elements(known, values)
     for key in values:
         if key not in known:
             raise ConfigError(f"{key} is not searched here. Searched: {', '.join(known)}.")
@@ -74,14 +80,49 @@ def given(space: SearchSpace, values: Mapping[str, Any]) -> Params:
         params[distribution.name] = distribution.encode(values[dimension.key], lookup)
         return values[dimension.key]
 
-    active, _ = space.walk(take, settled=lambda name: name not in drawn)
+    active, trial = space.walk(take, settled=lambda name: name not in drawn)
     for key in values:
         if key not in active:
             raise ConfigError(
                 f"{key} has no effect in this trial: {space.condition(key)} does not hold, or is not known "
                 "without the keys it names. Give those as well, or leave it out."
             )
+    _check_lists(lists, trial)
     return params
+
+
+def _by_elements(known: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with a whole list, whose elements are searched, as those elements."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        own = [name for name in known if is_element(name) and elements.list_of(name) == key]
+        if key in known or not own or not isinstance(value, list):
+            found[key] = value
+        else:
+            found |= {
+                name: entry for name, entry in zip(_names(key, value), value, strict=True) if name in own
+            }
+    return found
+
+
+def _names(key: str, value: Sequence[Any]) -> list[str]:
+    return [f"{key}.{index}" for index in range(len(value))]
+
+
+def _check_lists(values: Mapping[str, Any], trial: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, list) and get_key(trial, key) != value:
+            raise ConfigError(
+                f"{key}={quote(value)} lies outside the space, which gives {quote(get_key(trial, key))}: a "
+                f"whole list must have its length, and what is not searched of it."
+            )
+
+
+def _check_length(space: SearchSpace, key: str, trial: Mapping[str, Any], lookup: Any) -> None:
+    """Of a trial from elsewhere a list of another length has no place here."""
+    held, num = get_key(trial, key), space.length(key, lookup)
+    if not isinstance(held, list) or len(held) != num:
+        raise ConfigError(f"{key}={quote(held)} lies outside its space: here it is a list of {num}.")
 
 
 def _any(dimension: Dimension, lookup: Any) -> Any:
@@ -109,6 +150,8 @@ def of_trial(space: SearchSpace, trial: Mapping[str, Any], options: Mapping[str,
             return dimension.distribution.value
         if dimension.is_group:
             return options.get(dimension.key) or space.option_like(dimension.key, trial[dimension.key])
+        if is_element(dimension.key):
+            _check_length(space, elements.list_of(dimension.key), trial, lookup)
         return get_key(trial, dimension.key)
 
     return space.encode(space.walk(take)[0])

@@ -14,7 +14,7 @@ import yaml
 from growcore.config.acting import Effect
 from sweeps.config.errors import ConfigError
 
-_NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+_NAME = r"[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*"  # elements of lists too
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
 _REFERENCE = re.compile(rf"(?:({_NUMBER})\s*\*\s*)?({_NAME})(?:\s*([+-])\s*({_NUMBER}))?")
 _CONDITION = re.compile(rf"({_NAME})\s*(==|!=|<=|>=|<|>|not in\b|in\b)\s*(.+)")
@@ -101,6 +101,27 @@ class HasEffect:
 
     def __str__(self) -> str:
         return str(self.effect)
+
+
+@dataclass(frozen=True, slots=True)
+class HasElement:
+    """That a list is long enough to have an element."""
+
+    key: str  # of the list
+    index: int
+
+    @property
+    def keys(self) -> list[str]:
+        """The list."""
+        return [self.key]
+
+    def holds(self, lookup: Lookup) -> bool:
+        """Whether it is so where `lookup` gives the list."""
+        entries = lookup(self.key)
+        return isinstance(entries, list) and len(entries) > self.index
+
+    def __str__(self) -> str:
+        return f"{self.key} has {self.index + 1} or more"
 
 
 def read_bound(key: str, kind: str, raw: Any) -> Bound:

@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from growcore import keys
-from growcore.config import TrialConfig, suggest_name
+from growcore.config import TrialConfig, elements, suggest_name
 from growcore.config.acting import Effect
 from sweeps.config.errors import ConfigError, suggest_key
 from sweeps.config.quoting import quote
-from sweeps.config.settings import TRIAL_GROUPS, SweepConfig, build_trial, get_key, set_key
-from sweeps.space import effects
+from sweeps.config.settings import TRIAL_GROUPS, SweepConfig, build_trial, get_key, is_element, set_key
+from sweeps.space import effects, entries
 from sweeps.space.dimensions import Dimension, in_order
 from sweeps.space.distributions import Choice, Fixed, Numeric, parse
-from sweeps.space.references import Condition, HasEffect
+from sweeps.space.references import Condition, HasEffect, HasElement
 from sweeps.space.value_sources import Corner, Given, Random, TrialLike
 
 _NUM_CHECKED = 64  # random trials that a new space must turn into valid configurations
@@ -64,9 +64,15 @@ class SearchSpace:
         self._group_options = copy.deepcopy(dict(group_options or {}))
         self._stated, known = _stated(self.imports)
         self._known = [*known, *TRIAL_GROUPS]
-        # Which values the other keys may have is known when all are read.
-        self._dimensions = {str(key): self._dimension(str(key), value) for key, value in raw.items()}
-        dimensions = {key: self._with_effect(d) for key, d in self._dimensions.items()}
+        named = {str(key): value for key, value in raw.items()}
+        lists = {key: value for key, value in named.items() if entries.are_searched(key, value)}
+        lengths = {key: entries.length(key, value) for key, value in lists.items()}
+        self._lengths = {key: num for key, num in lengths.items() if num is not None}
+        # Which values the other keys may have, and how long lists are, is known when all are read.
+        self._dimensions = {k: self._dimension(k, value) for k, value in named.items() if k not in lists}
+        read = [self._entries(k, lists[k]) if k in lists else [self._dimensions[k]] for k in named]
+        self._dimensions = {dimension.key: dimension for each in read for dimension in each}
+        dimensions = {k: self._in_its_list(self._with_effect(d)) for k, d in self._dimensions.items()}
         self._dimensions = {key: dimensions[key] for key in in_order(dimensions)}
         self._check_dimensions()
         self._check_trials()
@@ -86,14 +92,27 @@ class SearchSpace:
         space = cls(config.space, config.trial.to_dict(), config.choices, config.group_options)
         for word in config.overrides:
             key, _, value = word.partition("=")
-            dimension = space._dimensions.get(key)
-            # A typed value has an effect where the key is searched around it.
-            if dimension is not None and key not in dimension.distribution.references:
+            if why := space._overwrites(key, value):
+                whole = elements.list_of(key) if key not in space._dimensions else key
                 raise ConfigError(
-                    f"{key} is searched by space={config.space_name}, so {word} would have no effect. "
-                    f"To set it for all trials: --fix {key}={value}."
+                    f"{why} by space={config.space_name}, so {word} would have no effect. "
+                    f"To set it for all trials: --fix {whole}={value if whole == key else '[...]'}."
                 )
         return space
+
+    def _overwrites(self, key: str, typed: str) -> str:
+        """Why a typed value of a key would be seen in no trial; empty where it would be."""
+        dimension = self._dimensions.get(key)
+        if dimension is not None:
+            distribution = dimension.distribution
+            # A typed value has an effect where the key is searched around it.
+            is_fixed = isinstance(distribution, Fixed) and quote(distribution.value) == typed
+            return "" if is_fixed or key in distribution.references else f"{key} is searched"
+        if is_element(key) and elements.list_of(key) in self._dimensions:
+            return f"{elements.list_of(key)} is set whole"
+        if key in self._lengths and self._is_resized(key):
+            return f"{key} is searched as a list of {self._lengths[key]}"
+        return ""
 
     @property
     def imports(self) -> list[str]:
@@ -149,17 +168,29 @@ class SearchSpace:
         Raises:
             ConfigError: the values make no valid trial.
         """
+        return build_trial(self._trial(values))
+
+    def _trial(self, values: Mapping[str, Any]) -> dict[str, Any]:
         trial = copy.deepcopy(self._base)
         for group in [key for key in values if key in TRIAL_GROUPS]:
             trial[group] = copy.deepcopy(self._option(group, values[group]))
-        for key, value in values.items():
+        for key in sorted(values, key=is_element):
             if key not in TRIAL_GROUPS:
-                set_key(trial, key, value)
-        return build_trial(trial)
+                self._set(trial, key, values[key])
+        return trial
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """The words that give these values on a command line, each exactly."""
-        return [f"{key}={value if key in TRIAL_GROUPS else quote(value)}" for key, value in values.items()]
+        """The words that give these values on a command line, each exactly.
+
+        A list that gets another length than it has without them is one word.
+        """
+        lists = {key: elements.list_of(key) for key in values if is_element(key)}
+        whole = {name: None for name in lists.values() if name in self._lengths and self._is_resized(name)}
+        words = {key: value for key, value in values.items() if lists.get(key) not in whole}
+        if whole:
+            trial = self._trial(values)
+            words |= {name: get_key(trial, name) for name in whole}
+        return [f"{key}={value if key in TRIAL_GROUPS else quote(value)}" for key, value in words.items()]
 
     def describe(self) -> list[SpaceRow]:
         """One row per key, in the order of suggestion."""
@@ -205,8 +236,20 @@ class SearchSpace:
                 choices[dimension.key] = value
                 trial[dimension.key] = copy.deepcopy(self._option(dimension.key, value))
             else:
-                set_key(trial, dimension.key, value)
+                self._set(trial, dimension.key, value)
         return values, trial
+
+    def _set(self, trial: dict[str, Any], key: str, value: Any) -> None:
+        """Set a key of a trial; a list that is searched in another length gets it with its first element."""
+        listed = elements.list_of(key)
+        if is_element(key) and listed in self._lengths:
+            set_key(trial, listed, entries.of_length(get_key(trial, listed), self._lengths[listed]))
+        set_key(trial, key, value)
+
+    def length(self, key: str, lookup: Callable[[str], Any]) -> int:
+        """How many entries a list has in a trial whose keys `lookup` gives."""
+        held = lookup(key)
+        return self._lengths.get(key, len(held) if isinstance(held, list) else 0)
 
     def option_like(self, group: str, part: Mapping[str, Any]) -> str:
         """An option of a searched group that has the method, or the name, of a trial's part.
@@ -222,6 +265,11 @@ class SearchSpace:
         known = ", ".join(options)
         raise ConfigError(f"No option of {group} has {group}.{kind}={part.get(kind)}. Known: {known}.")
 
+    def range(self, key: str) -> tuple[float, float]:
+        """The smallest and the largest number that a key, searched or not, has in any trial."""
+        values = self._possible(key)
+        return self._extent(key) if values is None else (min(values), max(values))
+
     def condition(self, key: str) -> str:
         """What must hold for a searched key to be set, for people; empty where it always is."""
         return self._condition_text(self._dimensions[key])
@@ -236,8 +284,58 @@ class SearchSpace:
 
     # Checks
 
+    def _entries(self, key: str, raw: Mapping[str, Any]) -> list[Dimension]:
+        """A dimension for each entry of a list; some may have one of their own."""
+        num = max(map(len, self._lists(key)))
+        if num == 0:
+            raise ConfigError(
+                f"The space searches the entries of {key}, which has none. Say how many: "
+                f"{{int: [LOW, HIGH], length: 3}}, or give the list first."
+            )
+        found = []
+        for element in (f"{key}.{index}" for index in range(num)):
+            dimension = self._dimensions.get(element) or self._dimension(element, entries.of_one(raw))
+            own = entries.seen_from(element, key, dimension.distribution)
+            found.append(replace(dimension, distribution=own))
+        return found
+
+    def _lists(self, key: str) -> list[list[Any]]:
+        """What a list may be in trials, before its elements are set; what is no list as an empty one."""
+        held = self._possible(key) or [None]
+        if key in self._lengths:
+            return [entries.of_length(each, self._lengths[key]) for each in held]
+        return [each if isinstance(each, list) else [] for each in held]
+
+    def _is_resized(self, key: str) -> bool:
+        """Whether a list that is searched in a length of its own has another without being searched."""
+        return any(not isinstance(v, list) or len(v) != self._lengths[key] for v in self._possible(key) or ())
+
+    def _in_its_list(self, dimension: Dimension) -> Dimension:
+        """The key, if an element, set only in trials whose list is long enough."""
+        if not is_element(dimension.key):
+            return dimension
+        found = elements.split(dimension.key)
+        assert found is not None
+        listed, index = found
+        if listed in self._dimensions and not isinstance(self._dimensions[listed].distribution, Fixed):
+            raise ConfigError(
+                f"The space searches {listed} whole and its element {dimension.key}. Keep one of the two: "
+                f"elements are searched over a list that is the same in all trials, --fix {listed}=[...]."
+            )
+        has = [len(each) > index for each in self._lists(listed)]
+        if all(has):
+            return dimension
+        if not any(has) and not self.is_idle(dimension.key):
+            held: Any = max(self._lists(listed), key=len) or self._shared_value(listed)
+            raise ConfigError(f"The space searches {dimension.key}. {elements.missing(dimension.key, held)}")
+        return replace(dimension, conditions=(*dimension.conditions, HasElement(listed, index)))
+
+    def _is_known(self, key: str) -> bool:
+        return key in self._known or is_element(key)
+
     def _dimension(self, key: str, raw: Any) -> Dimension:
-        if key not in self._known:
+        entries.check_whole(key, raw)
+        if not self._is_known(key):
             hint = suggest_key(key, self._known)
             raise ConfigError(f"The space searches '{key}', which is no trial key. {hint}")
         distribution, conditions = parse(key, raw)
@@ -249,7 +347,7 @@ class SearchSpace:
         for name, role in [(c.key, "condition") for c in conditions] + [
             (name, "bound") for name in distribution.references
         ]:
-            if name not in self._known or (role == "bound" and name in TRIAL_GROUPS):
+            if not self._is_known(name) or (role == "bound" and name in TRIAL_GROUPS):
                 raise ConfigError(
                     f"The {role} of {key} refers to unknown key '{name}'. {suggest_key(name, self._known)}"
                 )
@@ -263,7 +361,7 @@ class SearchSpace:
 
     def effect(self, key: str) -> Effect | None:
         """When a trial key does something, of what differs between trials; None: always."""
-        stated = self._stated.get(key)
+        stated = keys.stated(self._stated, key)
         found = None if stated is None else effects.seen_from(stated, self._possible)
         return None if found is None or effects.always(found) else found
 
@@ -274,15 +372,17 @@ class SearchSpace:
 
     def why_never(self, key: str) -> str:
         """Why a key does nothing in any trial: `pruning.method is set`."""
-        for need in (need for way in self._stated[key].ways for need in way):
+        stated = keys.stated(self._stated, key)
+        assert stated is not None, f"{key} always does something"
+        for need in (need for way in stated.ways for need in way):
             values = self._possible(need.key) or ()
             if len(set(map(str, values))) == 1 and not need.allows(values[0]):
                 return f"{need.key} is {values[0]}"
-        return f"no trial has {self._stated[key]}"
+        return f"no trial has {stated}"
 
     def stated(self, key: str) -> str:
         """What a key needs to do anything, as methods and families state it."""
-        return str(self._stated[key])
+        return str(keys.stated(self._stated, key))
 
     def _possible(self, key: str) -> Sequence[Any] | None:
         """The values of a key in the trials of this space; None where they cannot be listed."""
@@ -341,6 +441,10 @@ class SearchSpace:
         if part in self._dimensions:
             for option in self._dimensions[part].distribution.values:  # type: ignore[union-attr]
                 yield get_key({part: self._option(part, option)}, key)
+        whole = self._dimensions.get(elements.list_of(key))
+        if whole is not None and is_element(key) and not isinstance(whole.distribution, Numeric):
+            for value in whole.distribution.values:
+                yield get_key({part: {whole.key.partition(".")[2]: value}}, key)
 
     def _extent(self, key: str) -> tuple[float, float]:
         dimension = self._dimensions.get(key)
@@ -369,9 +473,11 @@ class SearchSpace:
         """Whether a condition can hold in no trial, as it names nothing that is searched and fails."""
         return any(self._never(condition) for condition in dimension.conditions)
 
-    def _never(self, condition: Condition | HasEffect) -> bool:
+    def _never(self, condition: Condition | HasEffect | HasElement) -> bool:
         if isinstance(condition, HasEffect):
             return effects.never(condition.effect)
+        if isinstance(condition, HasElement):
+            return False  # such a key is refused
         part = condition.key.partition(".")[0]
         if part in self._dimensions or condition.key in self._dimensions:
             return False
@@ -394,7 +500,9 @@ class SearchSpace:
         implied = [c.effect for c in dimension.conditions if isinstance(c, HasEffect)]
         if said:
             implied = [effects.without(effect, {f"{part}.method", f"{part}.name"}) for effect in implied]
-        return " and ".join([*map(str, written), *(str(e) for e in implied if not effects.always(e))])
+        needed = [str(effect) for effect in implied if not effects.always(effect)]
+        lists = [str(c) for c in dimension.conditions if isinstance(c, HasElement)]
+        return " and ".join([*map(str, written), *needed, *lists])
 
     def _always(self, condition: Condition) -> bool:
         part = condition.key.partition(".")[0]

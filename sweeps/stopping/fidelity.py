@@ -1,6 +1,8 @@
 """How far a trial has come: the fidelity by which trials are compared, as fractions of a full trial.
 
-A full trial is the whole training of the configuration that all trials share.
+A full trial is the whole training of the configuration that all trials share, over as many epochs as any of
+them has. Where `training.num_epochs` is searched, a fraction so means the same work in every trial: they are
+compared at equal work, and a shorter one up to its own end.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeps.config.settings import Fidelity, SchedulerConfig, SweepConfig
+from sweeps.space.search_space import SearchSpace
 from sweeps.trial.job import ROUNDING, Turn
 
+_EPOCHS = {"training", "training.num_epochs"}  # what a space must name for trials of different lengths
 METRICS = "metrics"  # prefix of report metrics in a Tune result: metrics/val/accuracy
 
 _KEYS = {
@@ -26,6 +30,14 @@ def fidelity_key(config: SchedulerConfig) -> str:
     return _KEYS[config.fidelity]
 
 
+def full_trial(config: SweepConfig) -> dict[str, Any]:
+    """What a full trial trains, as `TrialConfig.to_dict`."""
+    trial = config.trial.to_dict()
+    if not _EPOCHS.isdisjoint(config.space):
+        trial["training"]["num_epochs"] = int(SearchSpace.of(config).range("training.num_epochs")[1])
+    return trial
+
+
 class Scale:
     """How far a trial has come, as a fraction of a full trial.
 
@@ -37,7 +49,7 @@ class Scale:
 
     def __init__(self, config: SweepConfig, fixed_from: float) -> None:
         self._fidelity = config.scheduler.fidelity
-        self._num_epochs = config.trial.training.num_epochs
+        self._num_epochs: int = full_trial(config)["training"]["num_epochs"]
         self._fixed_from = fixed_from
         self._newest: dict[str, tuple[float, float]] = {}  # trial -> (FLOPs, seconds)
         self.full_seconds: float | None = None  # of a full trial, once fixed

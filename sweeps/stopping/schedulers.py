@@ -1,6 +1,6 @@
 """What stops weak trials early: Ray's schedulers over fractions of a full trial; decisions only.
 
-A full trial is the whole training of the configuration that all trials share. Every report brings what its
+What a full trial is, `sweeps.stopping.fidelity` says. Every report brings what its
 size is, so a scheduler works from the first one on, and the driver needs no torch to know it.
 
 [Li2020] A System for Massively Parallel Hyperparameter Tuning (ASHA), MLSys 2020, arXiv:1810.05934.

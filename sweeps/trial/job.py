@@ -20,7 +20,7 @@ class Job:
     folder: str  # absolute, of this trial
     workdir: str  # where the sweep was launched: relative paths of a configuration start here
     config: dict[str, Any]  # TrialConfig.to_dict()
-    base: dict[str, Any]  # the sweep's trial before anything is searched; gives the scale of train FLOPs
+    base: dict[str, Any]  # a full trial of the sweep (`stopping.fidelity`); gives the scale of train FLOPs
     device: str  # "cpu" or "cuda"
     turn: dict[str, Any] | None = None  # a Turn; None: the trial trains to its end
     num_replicates: int = 1

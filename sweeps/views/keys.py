@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from growcore import keys
-from growcore.config import TrialConfig, registry, suggest_name
+from growcore.config import TrialConfig, list_keys, registry, suggest_name
 from growcore.config.acting import Option
 from growcore.config.schema import meanings
 from sweeps.config.errors import ConfigError
@@ -68,7 +68,8 @@ def _rows(part: str, cls: type[Any], effects: dict[str, str]) -> Iterator[tuple[
             continue
         key = field.name if part == "trial" else f"{part}.{field.name}"
         where = effects.get(key, _of_scheduler(field.name) if part == "scheduler" else "")
-        yield key, _default(field), _meaning(means[field.name], hints[field.name]), where
+        meaning = _meaning(means[field.name], hints[field.name])
+        yield key, _default(field), f"{meaning}{_addressed(key)}", where
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -82,6 +83,11 @@ def _meaning(text: str, annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return f"{text.rstrip('.')}: {', '.join(annotation)}"
     return text
+
+
+def _addressed(key: str) -> str:
+    """How the entries of a list are named, on a command line and in a space."""
+    return f" ({key}.0 is the first entry, a key too)" if key in list_keys() else ""
 
 
 def _of_scheduler(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -147,11 +147,14 @@ def _sweep(
 ) -> Iterable[tuple[str, str]]:
     search, tracking, root = config.search, config.tracking, config.storage.root
     yield "name", name
-    yield "trials", _trials(config)
+    yield "trials", _trials(config, space)
     yield from _search(search)
     for note in notes:
         yield "", note
     yield "stopping", _stopping(config.scheduler)
+    shortest, longest = map(int, space.range("training.num_epochs"))
+    if shortest < longest and config.scheduler.name is not SchedulerName.none:
+        yield "", f"of a trial of {longest} epochs: those of fewer are compared up to their own end"
     yield "failures", _failures(config)
     yield "resources", _resources(config.cluster)
     yield (
@@ -165,9 +168,10 @@ def _sweep(
         yield "told", told
 
 
-def _trials(config: SweepConfig) -> str:
+def _trials(config: SweepConfig, space: SearchSpace) -> str:
     num, ends, what = config.sweep.num_trials, _ends(config.sweep), _what(config)
-    of = f"of {config.trial.training.num_epochs} epochs"
+    shortest, longest = map(int, space.range("training.num_epochs"))
+    of = f"of {longest if shortest == longest else f'{shortest} to {longest}'} epochs"
     if config.sweep.replicates > 1:
         of += f", each trained with {_seeds(config)}, ranked by their mean"
     if config.cluster.trial_seconds is not None:
@@ -241,7 +245,11 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
         keys = {f"{group}.{key}": value for key, value in config.trial.to_dict()[group].items()}
         # What does nothing in any trial says nothing of them.
         shown = {key: value for key, value in keys.items() if key not in searched and not space.is_idle(key)}
-        words = [f"{key.partition('.')[2]}={quote(value)}" for key, value in shown.items() if value != {}]
+        words = [
+            f"{key.partition('.')[2]}={_shared(key, value, searched)}"
+            for key, value in shown.items()
+            if value != {} and not _is_searched_by_entries(key, value, searched)
+        ]
         yield group, "searched, see below" if group in searched else " ".join(words)
     if "seed" not in searched:
         several = config.sweep.replicates > 1
@@ -250,6 +258,20 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
         yield "preflight", config.trial.preflight
     if config.trial.imports:
         yield "imports", " ".join(config.trial.imports)
+
+
+def _is_searched_by_entries(key: str, value: Any, searched: Collection[str]) -> bool:
+    """Whether no entry of what trials share is left in any of them."""
+    num = len(value) if isinstance(value, list) else 1
+    return all(f"{key}.{index}" in searched for index in range(num))
+
+
+def _shared(key: str, value: Any, searched: Collection[str]) -> str:
+    """A value that trials share; of a list the searched entries are left open."""
+    if not isinstance(value, list):
+        return quote(value)
+    entries = ("?" if f"{key}.{i}" in searched else quote(entry) for i, entry in enumerate(value))
+    return f"[{','.join(entries)}]"
 
 
 def _space(config: SweepConfig, space: SearchSpace) -> Table:

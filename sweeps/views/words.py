@@ -27,8 +27,14 @@ def chosen(params: Mapping[str, Any]) -> str:
             words.append(value)
         else:
             shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-            words.append(f"{key.rsplit('.', 1)[-1]} {shown}")
+            words.append(f"{_short(key)} {shown}")
     return ", ".join(words)
+
+
+def _short(key: str) -> str:
+    """A key without its part; an element keeps the name of its list."""
+    *parts, name = key.split(".")
+    return f"{parts[-1]}.{name}" if parts and name.isdigit() else name
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from growcore.config import (
     DATA_FOLDERS,
@@ -7,6 +9,8 @@ from growcore.config import (
     Preflight,
     PruningConfig,
     TrialConfig,
+    elements,
+    list_keys,
     missing_data,
     trial_keys,
 )
@@ -114,6 +118,49 @@ def test_a_network_may_not_start_wider_than_it_may_grow():
     values["growth"]["max_width"] = 6
     with pytest.raises(ValueError, match=r"growth.max_width=6, model.widths=\[4, 8\]"):
         TrialConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            [8],
+            r"holds 1 limits, and the network has 2 growable layers, which start \[4, 8\] wide.*Give one for",
+        ),
+        (
+            [8, 6],
+            r"growth.max_width.1 must be at least 8.*got growth.max_width=\[8, 6\].*max_width.1=8 or more",
+        ),
+        ([], r"growth.max_width must be at least 1, or null"),
+        ([8, 0], r"growth.max_width must be at least 1, or null"),
+        (["8", 8], r"growth.max_width must be of type int; got '8'"),
+        ("8", r"growth.max_width must be of type int or list\[int \| None\]; got '8'"),
+    ],
+)
+def test_a_limit_per_layer_is_checked_against_the_widths_at_the_start(limits, message):
+    values = changed("growth.method", "tiny")
+    values["growth"]["max_width"] = limits
+    with pytest.raises(ValueError, match=message):
+        TrialConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("limits", [None, 8, [4, 8], [None, 8], [9, None]])
+def test_limits_are_one_for_all_layers_or_one_for_each(limits):
+    values = changed("growth.method", "tiny")
+    values["growth"]["max_width"] = limits
+    assert TrialConfig.from_dict(values).to_dict()["growth"]["max_width"] == limits
+
+
+def test_the_lists_whose_elements_are_keys():
+    assert list_keys() == {"model.widths": False, "model.blocks": False, "growth.max_width": True}
+
+
+@given(key=st.sampled_from(trial_keys()), index=st.integers(0, 99))
+def test_an_element_names_its_list_and_every_other_key_itself(key, index):
+    assert elements.list_of(key) == key
+    if "." in key:
+        assert elements.split(f"{key}.{index}") == (key, index)
+    assert elements.split(f"{key}.0{index}") is None
 
 
 def test_names_of_ones_own_are_left_to_the_modules_that_bring_them():

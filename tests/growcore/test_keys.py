@@ -13,6 +13,7 @@ from growcore.config import (
     PruningConfig,
     Strength,
     TrialConfig,
+    list_keys,
     registry,
     trial_keys,
 )
@@ -161,6 +162,17 @@ def test_a_key_without_effect_is_told_with_what_it_needs(parts, key, needs):
 )
 def test_a_key_with_an_effect_is_not_told(parts, key):
     assert keys.without_effect(trial(**parts), [key]) == {}
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "resnet", "vgg"])
+def test_an_element_acts_where_its_list_does(name):
+    config, found = trial(model={"name": name}), keys.effects()
+    for listed in list_keys():
+        element = f"{listed}.1"
+        assert keys.stated(found, element) == keys.stated(found, listed)
+        silent = [set(keys.without_effect(config, [key])) for key in (listed, element)]
+        assert silent in ([set(), set()], [{listed}, {element}])
+    assert ("model.blocks.0" in keys.without_effect(config, ["model.blocks.0"])) == (name in ("mlp", "conv"))
 
 
 def test_reading_which_keys_act_imports_no_torch():

@@ -236,6 +236,28 @@ def test_complete_growth_takes_every_layer_to_the_largest_width_with_neurons_tha
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
 
 
+@given(
+    name=st.sampled_from(["mlp", "conv", "resnet", "vgg"]),
+    sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=3),
+    hidden=st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_a_configuration_knows_the_widths_of_the_layers_that_can_grow(name, sizes, hidden):
+    widths, blocks = map(list, zip(*sizes, strict=True))
+    setting = config(name, tuple(widths), model={"blocks": blocks, "hidden_fraction": hidden})
+    model = models.build(setting, (1, 8, 8), 3)
+    assert setting.model.growable_widths() == list(models.widths(model).values())
+
+
+def test_a_limit_per_layer_is_the_target_of_its_consumer_and_must_be_given_for_each():
+    setting = config(growth={"method": "tiny", "max_width": [5, None, 9]})
+    model = models.build(setting, (1, 8, 8), 10)
+    assert models.max_widths(model, setting.growth) == {"conv1": 5, "conv2": None, "conv3": 9}
+    assert [c.target_in_neurons for c in models.grow_pairs(model).values()] == [5, None, 9]
+    mismatched = config(growth={"method": "none", "max_width": [5, 9]})
+    with pytest.raises(ValueError, match=r"got 2, \[5, 9\], for the 3 layers conv1, conv2, conv3\. Give one"):
+        models.build(mismatched, (1, 8, 8), 10)
+
+
 def test_without_a_largest_width_there_is_no_target():
     consumer = models.grow_pairs(models.build(config(), (1, 8, 8), 10))["conv3"]
     with pytest.raises(ValueError, match=r"has no target width"):

@@ -43,6 +43,14 @@ def test_the_plan_of_a_growing_network_ends_at_the_size_that_full_growth_reaches
     assert plan.training_flops <= last.metrics["cost/train_flops"] <= 1.5 * plan.training_flops
 
 
+def test_a_layer_grows_to_a_limit_of_its_own_and_the_plan_says_so():
+    setting = config({"method": "random", "every_epochs": 1, "num_neurons": 2, "max_width": [5, 4, None]})
+    last = list(Training(setting))[-1]
+    plan = planned_cost(setting)
+    assert list(plan.widths.values()) == [5, 4, 10]  # from 3, 4, 4 by three growths of two
+    assert {f"model/width/{name}": w for name, w in plan.widths.items()}.items() <= last.metrics.items()
+
+
 def test_planning_changes_nothing_that_training_draws_from():
     setting = config({"method": "tiny", "num_neurons": 2})
     alone = list(Training(setting))[-1].metrics["val/loss"]

@@ -90,9 +90,10 @@ def test_without_a_method_nothing_is_ever_due():
 
 @given(num=st.integers(1, 9), width=st.integers(1, 20), room=st.integers(0, 20))
 def test_a_layer_gains_what_is_asked_for_but_never_beyond_its_full_width(num, width, room):
-    growth = GrowthConfig(num_neurons=num, max_width=width + room)
-    assert policies.neurons_to_add(growth, width) == min(num, room)
-    assert policies.neurons_to_add(growth, width + room + 3) == 0
+    growth, limit = GrowthConfig(num_neurons=num), width + room
+    assert policies.neurons_to_add(growth, width, limit) == min(num, room)
+    assert policies.neurons_to_add(growth, width + room + 3, limit) == 0
+    assert policies.neurons_to_add(growth, width, None) == num
 
 
 def prune_observation(layer: str, density: float = 0.5, shape: tuple[int, ...] = (4, 3, 3, 3)):

@@ -38,6 +38,7 @@ from sweeps.space import encoding
 from sweeps.space.search_space import SearchSpace
 from sweeps.stopping import exploitation
 from sweeps.stopping.exploitation import Member, changeable, choose_donor, vary
+from sweeps.stopping.fidelity import full_trial
 from sweeps.stopping.population import Population
 from sweeps.trial.attempt import Attempt
 from sweeps.trial.engine import Engine, Growcore
@@ -271,7 +272,7 @@ class Sweep:
                 folder=str(self.folder / str(assignment.number)),
                 workdir=".",
                 config=assignment.config,
-                base=self.config.trial.to_dict(),
+                base=full_trial(self.config),
                 device="cpu",
                 turn=asdict(self.population.turn(assignment.number)),
             )
@@ -319,6 +320,33 @@ def test_turns_end_at_every_fidelity(tmp_path, fidelity):
     sweep.run()
     assert [row.state for row in sweep.study.rows()] == [TrialState.complete] * 4
     assert max(sweep.spreads) <= 2 * 0.2 + 1e-6
+
+
+def test_members_of_different_lengths_take_turns_and_who_takes_over_trains_as_long_as_its_donor(tmp_path):
+    space = {**RATES, "training.num_epochs": {"int": [4, NUM_EPOCHS]}}
+    sweep = Sweep(tmp_path, make_config(space), new_study())
+    sweep.run()
+    rows = sweep.study.rows()
+    assert [row.state for row in rows] == [TrialState.complete] * 8
+    changed = [row for row in rows if row.changes]
+    assert changed
+    given = {row.number: row.changes[-1].params for row in changed}
+    for row in rows:
+        asked = row.config["training"]["num_epochs"]
+        assert row.outcome.epoch == asked
+        assert given.get(row.number, row.params)["training.num_epochs"] == asked
+        assert 4 <= asked <= NUM_EPOCHS
+
+
+def test_limits_of_single_layers_change_as_the_list_does():
+    base = {**trial_config().to_dict(), "growth": {"method": "tiny", "max_width": [8]}}
+    space = SearchSpace({"growth.max_width.0": {"int": [4, 64]}}, TrialConfig.from_dict(base).to_dict())
+    settings = SchedulerConfig(name=SchedulerName.pbt, resample=0.0, perturbation=2.0)
+    found = {
+        vary(space, {"growth.max_width.0": 16}, settings, random.Random(n))["growth.max_width.0"]
+        for n in range(9)
+    }
+    assert found == {8, 32}
 
 
 def test_who_took_over_has_the_weights_of_the_donor_and_changed_values(whole):
