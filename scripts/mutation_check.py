@@ -10,18 +10,29 @@ check says so and fails. Exit status: 0 where no mutation survives.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 COPIED = ("growcore", "sweeps", "tests", "conf", "pyproject.toml", "README.md")
 RECORDING = "tests/growcore/test_recording.py"
+_SLOW_TO_IMPORT = (
+    "torch",
+    "torch.utils.flop_counter",
+    "hypothesis",
+    "optuna",
+    "ray.tune",
+    "scipy.stats",
+    "sklearn",
+)
 STATISTICS = "tests/growcore/test_running_statistics.py"
 
 
@@ -194,6 +205,9 @@ def main() -> None:
     )
     parser.add_argument("word", nargs="?", default="", help="only mutations whose name holds it")
     word = parser.parse_args().word
+    sys.dont_write_bytecode = True  # a mutation may leave a file as long as it was, within a second
+    for library in _SLOW_TO_IMPORT:
+        importlib.import_module(library)
     with tempfile.TemporaryDirectory() as folder:
         tree = _copied(Path(folder))
         told = [_try(tree, mutation) for mutation in MUTATIONS if word in mutation.name]
@@ -227,19 +241,23 @@ def _try(tree: Path, mutation: Mutation) -> str:
 
 
 def _verdict(tree: Path, tests: str) -> tuple[str, str]:
-    words = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
-    ran = subprocess.run(
-        [*words, *tests.split()],
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    failed = [line.split(" ")[1] for line in ran.stdout.splitlines() if line.startswith("FAILED")]
-    if ran.returncode == 1 and failed:
+    """What pytest says in a process that has its libraries from here and our code from the tree."""
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if child == 0:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            os.chdir(tree)
+            sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+            os.environ["PYTHONPATH"] = str(tree)
+            os._exit(pytest.main(["-q", "-x", "--no-header", "-p", "no:cacheprovider", *tests.split()]))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        lines = said.read().splitlines()
+    failed = [line.split(" ")[1] for line in lines if line.startswith("FAILED")]
+    if status == 1 and failed:
         return "seen", failed[0].split("::")[-1]
-    return ("SURVIVES", tests) if ran.returncode == 0 else ("NOT RUN", ran.stdout[-300:] + ran.stderr[-300:])
+    return ("SURVIVES", tests) if status == 0 else ("NOT RUN", " ".join(lines[-3:]))
 
 
 if __name__ == "__main__":
