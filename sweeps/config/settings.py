@@ -197,7 +197,7 @@ class ClusterConfig:
     gpus_per_trial: float = 0.0  # GPUs of one trial; a fraction lets several share one
     max_retries: int = 2  # times a trial may fail, or its worker die or hang, and be continued all the same
     hang_seconds: float | None = 3600.0  # a worker that reports nothing for so long is ended; None: never
-    trial_seconds: float | None = None  # training after which a trial is stopped; None: no limit
+    trial_seconds: float | None = None  # training, edits and evaluation, after which it is stopped
 
     def __post_init__(self) -> None:
         require(self.max_retries >= 0, "cluster.max_retries", self.max_retries, "must not be negative", "2")

@@ -24,7 +24,7 @@ class Job:
     device: str  # "cpu" or "cuda"
     turn: dict[str, Any] | None = None  # a Turn; None: the trial trains to its end
     num_replicates: int = 1
-    trial_seconds: float | None = None  # training after which it is stopped
+    trial_seconds: float | None = None  # training, edits and evaluation, after which it is stopped
     hang_seconds: float | None = None  # without a report, after which its worker is ended
 
     def to_dict(self) -> dict[str, Any]:
