@@ -1,8 +1,8 @@
 """Sharing out connections by rank, which hebbian and its control, random, have in common.
 
-Of each scope the strongest k1 stay, those up to k2 restart, the rest go. All connections are ranked each time,
-those that have grown since too: a network that grows is back at k2 at the next progression, and what grows
-after the last one stays alive.
+Of each scope the strongest k1 stay, those up to k2 restart, the rest go. All connections are ranked each
+time, those that have grown since too: a network that grows is back at k2 at the next progression, and what
+grows after the last one stays alive.
 """
 
 from __future__ import annotations
