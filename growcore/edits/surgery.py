@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from growcore.growth import Cut, GrowthProposal, MergeProposal, RemovedNeurons, remove_neurons
 from growcore.networks.models import grow_pairs, resize, sparse_layers, width
 from growcore.sparse import Progression, PruneMask
+from growcore.sparse.connections import check_own_weight
 
 
 class EditKind(StrEnum):
@@ -88,7 +89,8 @@ def apply(
 
     Raises:
         ValueError: an edit names a layer that the model does not have or does not fit it, or the average is
-            of another model; model, optimizer, generator and average are then as before, to the last bit.
+            of another model or averages its masks; model, optimizer, generator and average are then as
+            before, to the last bit.
     """
     if average is not None:
         _check_average(average, model)
@@ -132,6 +134,11 @@ def _check_average(average: AveragedModel, model: nn.Module) -> None:
         raise ValueError(
             f"an average has the parameters of its model; they differ in {', '.join(differing)}. Make it "
             f"from this model with AveragedModel(model), and pass it to every edit."
+        )
+    if average.use_buffers and sparse_layers(model):
+        raise ValueError(
+            "an average of a sparse model has the masks of its model, but with use_buffers=True torch "
+            "averages them as if they were weights. Make it with use_buffers=False: buffers are then copied."
         )
 
 
@@ -205,6 +212,7 @@ def _prune(
     generator: torch.Generator | None,
 ) -> Applied:
     layer = _named(sparse_layers(model), edit.layer, "prune")
+    check_own_weight(layer, edit.layer)
     progress = layer.apply_prune_mask(mask, generator=generator)
     if optimizer is not None:
         for value in optimizer.state.get(layer.weight, {}).values():

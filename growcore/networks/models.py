@@ -27,6 +27,7 @@ from growcore.growth import Consumer, GrowingModule, MergeGrowingModule, remove_
 from growcore.networks.families import ImageShape, ModelFamily
 from growcore.networks.initialization import draw_weights, initialize, input_gain
 from growcore.sparse import PRUNE_DIMS, DSConv2d, DSLinear, SparseSettings, allocate, random_mask
+from growcore.sparse.connections import check_own_weight
 from growcore.sparse.methods import PruningMethod
 
 SparseLayer = DSConv2d | DSLinear
@@ -153,12 +154,17 @@ def layer_width(model: nn.Module, name: str) -> int:
 
 
 def make_sparse(model: nn.Module, config: PruningConfig, method: PruningMethod) -> None:
-    """Replace growing convolutions, and linear layers that feed another, by their sparse counterparts."""
+    """Replace growing convolutions, and linear layers that feed another, by their sparse counterparts.
+
+    Raises:
+        ValueError: a growing layer's weight is computed from other parameters.
+    """
     settings = _sparse_settings(config, method)
     producers = {id(producer) for consumer in growable(model).values() for producer in consumer.producers}
-    for module in model.modules():
+    for name, module in model.named_modules():
         if not isinstance(module, GrowingModule):
             continue
+        check_own_weight(module.layer, layer_name(name))
         if type(module.layer) is nn.Conv2d:
             module.layer = DSConv2d.from_conv(module.layer, **settings)
         elif type(module.layer) is nn.Linear and id(module) in producers:

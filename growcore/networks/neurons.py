@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from growcore.config import suggest_name
-from growcore.growth import GrowingModule
+from growcore.growth import GrowingModule, MergeGrowingModule
 from growcore.growth.normalization import check_growable, grow_function
 from growcore.growth.resizing import replace_parameters
+from growcore.sparse.observation import is_recomputing
 
 RELATIONS = ("equal", "unequal", "greater", "between")
 Bound = float | Tensor
@@ -159,7 +160,8 @@ def observe_activity(
     Args:
         layers: name to module; its output is what is counted, so name the nonlinearity's module (or
             compare pre-activations with what makes the nonlinearity's output vanish).
-        interval: of so many training forwards of a module the first is counted; evaluation is not.
+        interval: of so many training forwards of a module the first is counted; evaluation is not, nor what
+            activation checkpointing computes once more.
         y: what outputs are compared with, as in `check_active`.
         relation: one of RELATIONS.
 
@@ -187,7 +189,7 @@ class _CountEvery:
         self.interval, self.activity, self.num_forwards = interval, activity, 0
 
     def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> None:
-        if module.training:
+        if module.training and not is_recomputing():
             if self.num_forwards % self.interval == 0:
                 self.activity.update(output)
             self.num_forwards += 1
@@ -236,6 +238,7 @@ def widen(
     generator: torch.Generator | None = None,
     *,
     neighbour: nn.Module,
+    between: nn.Module | None = None,
     preserve_function: bool = False,
 ) -> int: ...
 
@@ -246,6 +249,7 @@ def widen(
     generator: torch.Generator | None = None,
     *,
     neighbour: nn.Module | None = None,
+    between: nn.Module | None = None,
     preserve_function: bool = False,
 ) -> Tensor | int:
     """A tensor with noise on both ends of its last dimension, or a layer with more neurons, in place.
@@ -260,17 +264,20 @@ def widen(
             and half after (5 entries at factor 1.3 become 7).
         generator: draws the noise; None: torch's global one.
         neighbour: of a layer, the one that reads it and nothing else; it gains the inputs.
+        between: what stands between the two, where it is neither part of the layer nor a merge that the
+            neighbour names as its previous module: a BatchNorm, or an nn.Sequential that may hold a LayerNorm
+            or GroupNorm too (those are replaced in it). It is widened along.
         preserve_function: of a layer, whether the two compute the same at first; see `widen_pair`.
 
     Returns:
         The widened tensor, or the number of new neurons.
 
     Raises:
-        ValueError: factor below 1, fewer than 2 entries, which have no standard deviation, or a neighbour
-            that does not read the layer; nothing has changed then.
+        ValueError: factor below 1, fewer than 2 entries, which have no standard deviation, a neighbour that
+            does not read the layer, or something between that cannot be widened; nothing has changed then.
     """
     if isinstance(x, nn.Module):
-        return _widen_layer(x, neighbour, factor, preserve_function, generator)
+        return _widen_layer(x, neighbour, between, factor, preserve_function, generator)
     num_new = num_new_neurons(x.shape[-1], factor)
     half = (*x.shape[:-1], num_new // 2)
     return torch.cat([_noise(x, half, generator), x, _noise(x, half, generator)], dim=-1)
@@ -353,13 +360,22 @@ def widen_pair(
 def _widen_layer(
     layer: nn.Module,
     neighbour: nn.Module | None,
+    between: nn.Module | None,
     factor: float,
     preserve_function: bool,
     generator: torch.Generator | None,
 ) -> int:
     inner, reader = _weighted(layer), _weighted(neighbour)
     function = layer.post_layer_function if isinstance(layer, GrowingModule) else nn.Identity()
-    check_growable(function)
+    merge = neighbour.previous_module if isinstance(neighbour, GrowingModule) else None
+    for part in (
+        function,
+        between,
+        merge.post_merge_function if isinstance(merge, MergeGrowingModule) else None,
+    ):
+        if part is not None:
+            check_growable(part)
+    _check_stays_in_place(between)
     new = widen_pair(
         inner.weight.detach(),
         None if inner.bias is None else inner.bias.detach(),
@@ -372,7 +388,20 @@ def _widen_layer(
     replace_parameters(reader, new.next_weight, reader.bias)
     if isinstance(layer, GrowingModule):
         layer.post_layer_function = grow_function(function, new.num_new)
+    if between is not None:
+        grow_function(between, new.num_new)
+    if isinstance(merge, MergeGrowingModule):
+        merge.post_merge_function = grow_function(merge.post_merge_function, new.num_new)
     return new.num_new
+
+
+def _check_stays_in_place(between: nn.Module | None) -> None:
+    """Raise a ValueError for a normalisation that another module would have to take the place of."""
+    if type(between) in (nn.LayerNorm, nn.GroupNorm):
+        raise ValueError(
+            f"a {type(between).__name__} is replaced by one that grows when it is widened, so it must stand "
+            f"in an nn.Sequential; got it alone as between. Call widen(..., between=nn.Sequential(norm))."
+        )
 
 
 def _weighted(module: nn.Module | None) -> nn.Linear | nn.Conv2d:

@@ -96,7 +96,9 @@ class SparseConnections(nn.Module):
         self.prune_dims = tuple(prune_dims)
         self.update_interval = update_interval
         self.weight_init = weight_init
-        self._num_forwards = torch.tensor(0)  # stays on the CPU, where the layer reads it at every forward
+        self._num_forwards = torch.tensor(
+            0, device="cpu"
+        )  # stays there, where the layer reads it at every forward
         self._warned_of_small_scopes = False
         if weight_init is not torch_default_init:
             self._draw_into(self.weight)
@@ -140,7 +142,7 @@ class SparseConnections(nn.Module):
 
     @learning_iterations.setter
     def learning_iterations(self, count: int) -> None:
-        self._num_forwards = torch.tensor(count)
+        self._num_forwards = torch.tensor(count, device="cpu")
 
     def _observe(self, input_tensor: Tensor, output_tensor: Tensor) -> None:
         """Count a training forward and measure strengths when it is time.
@@ -227,8 +229,10 @@ class SparseConnections(nn.Module):
             generator: draws the new weights; None: torch's global one.
 
         Raises:
-            ValueError: a mask of another shape; the layer is then unchanged.
+            ValueError: a mask of another shape, or a weight that is computed from other parameters; the
+                layer is then unchanged.
         """
+        check_own_weight(self)
         if mask.keep.shape != self.weight.shape:
             raise ValueError(
                 f"a prune mask must have the shape of the layer's weight {tuple(self.weight.shape)}; "
@@ -283,8 +287,10 @@ class SparseConnections(nn.Module):
             alive: bool, shaped like the weight.
 
         Raises:
-            ValueError: another shape or type; the layer is then unchanged.
+            ValueError: another shape or type, or a weight that is computed from other parameters; the layer
+                is then unchanged.
         """
+        check_own_weight(self)
         if alive.shape != self.weight.shape or alive.dtype != torch.bool:
             raise ValueError(
                 f"start_sparse needs a bool tensor of shape {tuple(self.weight.shape)}; got {alive.dtype} of "
@@ -378,6 +384,28 @@ class SparseConnections(nn.Module):
                 f"none restarts: prune_dims={self.prune_dims} makes scopes too small. Use (0,) or ().",
                 stacklevel=3,
             )
+
+
+def check_own_weight(layer: nn.Module, name: str = "") -> None:
+    """Raise ValueError for a layer whose weight or bias is computed from other parameters.
+
+    Args:
+        layer: linear or convolution layer.
+        name: of the layer in its network, for the message.
+    """
+    computed = [part for part in ("weight", "bias") if part not in layer._parameters]
+    if computed:
+        what = f"{type(layer).__name__}({layer.extra_repr()})"
+        raise ValueError(
+            "connections are pruned and restarted by writing to the weight, but the "
+            f"{' and '.join(computed)} of {name or 'the layer'} {what} is computed from {_sources(layer)}, "
+            "so that what is written would be lost. Take weight norm, spectral norm or what else computes it "
+            "off the layer first (torch.nn.utils.parametrize.remove_parametrizations), or leave it dense."
+        )
+
+
+def _sources(layer: nn.Module) -> str:
+    return ", ".join(name for name, _ in layer.named_parameters()) or "something else"
 
 
 def _check_settings(

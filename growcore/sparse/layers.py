@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from growcore.sparse.connections import SparseConnections, SparseSettings
+from growcore.sparse.connections import SparseConnections, SparseSettings, check_own_weight
 from growcore.sparse.geometry import ConvGeometry, LinearGeometry
 
 
@@ -59,7 +59,12 @@ class DSConv2d(SparseConnections, nn.Conv2d):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, **settings: Unpack[SparseSettings]) -> Self:
-        """A sparse layer with copies of a convolution's weights; draws no random numbers."""
+        """A sparse layer with copies of a convolution's weights; draws no random numbers.
+
+        Raises:
+            ValueError: the weight is computed from other parameters (weight norm, spectral norm).
+        """
+        check_own_weight(conv)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # A layer that starts without neurons has nothing to draw, and torch says so.
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
@@ -115,7 +120,12 @@ class DSLinear(SparseConnections, nn.Linear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **settings: Unpack[SparseSettings]) -> Self:
-        """A sparse layer with copies of a linear layer's weights; draws no random numbers."""
+        """A sparse layer with copies of a linear layer's weights; draws no random numbers.
+
+        Raises:
+            ValueError: as `DSConv2d.from_conv`.
+        """
+        check_own_weight(linear)
         with torch.random.fork_rng(devices=[]):
             layer = cls(linear.in_features, linear.out_features, linear.bias is not None, **settings)
         return _take_weights(layer, linear)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from growcore.edits.surgery import carry_optimizer
-from growcore.growth import LinearGrowingModule, RestrictedConv2dGrowingModule
+from growcore.growth import Conv2dMergeGrowingModule, LinearGrowingModule, RestrictedConv2dGrowingModule
 from growcore.networks.neurons import (
     NeuronActivity,
     alive,
@@ -340,3 +340,70 @@ def test_layers_that_cannot_be_widened_together_are_refused_unchanged(layer, nei
     with pytest.raises(ValueError, match=message):
         widen(layer, 1.5, neighbour=neighbour)
     assert all(torch.equal(p, before[name]) for name, p in layer.named_parameters())
+
+
+NORMS = {
+    "batch": lambda n: nn.BatchNorm2d(n),
+    "batch without affine map": lambda n: nn.BatchNorm2d(n, affine=False),
+    "group": lambda n: nn.GroupNorm(2, n),
+}
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("preserve", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_normalisation_between_two_layers_widens_along(norm, preserve, train):
+    between = nn.Sequential(NORMS[norm](6), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), between, nn.Conv2d(6, 3, 3)).train(train)
+    x = torch.randn(5, 2, 9, 9)
+    before = model(x)
+    assert widen(model[0], 1.5, neighbour=model[2], between=between, preserve_function=preserve) == 4
+    after = model(x)
+    assert after.shape == before.shape
+    if preserve:
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    after.square().sum().backward()
+    assert (model[0].weight.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_a_layer_norm_between_linear_layers_and_a_batch_norm_alone_widen_along():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.LayerNorm(6), nn.Tanh()), nn.Linear(6, 3))
+    x = torch.randn(5, 4)
+    before = model(x)
+    widen(model[0], 1.5, neighbour=model[2], between=model[1], preserve_function=True)
+    torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    before = model(x)
+    widen(model[0], 1.5, neighbour=model[2], between=model[1], preserve_function=True)
+    torch.testing.assert_close(model(x), before, atol=1e-5, rtol=1e-5)
+    assert model[1].num_features == 10
+
+
+@pytest.mark.parametrize("preserve", [True, False])
+def test_what_a_merge_between_two_layers_does_widens_along(preserve):
+    first = RestrictedConv2dGrowingModule(2, 6, kernel_size=3, padding=1)
+    second = RestrictedConv2dGrowingModule(6, 3, kernel_size=3, padding=1)
+    merge = Conv2dMergeGrowingModule(nn.Sequential(nn.BatchNorm2d(6), nn.ReLU()), [first], [second])
+    x = torch.randn(5, 2, 9, 9)
+    before = second(merge(first(x)))
+    assert widen(first, 1.5, neighbour=second, preserve_function=preserve) == 4
+    after = second(merge(first(x)))
+    assert merge.post_merge_function[0].num_features == 10
+    if preserve:
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("between", "message"),
+    [
+        (nn.LayerNorm(6), r"a LayerNorm is replaced .* Call widen\(..., between=nn.Sequential\(norm\)\)"),
+        (nn.GroupNorm(2, 6), r"a GroupNorm is replaced"),
+        (nn.PReLU(6), r"PReLU keeps values per channel"),
+    ],
+)
+def test_what_cannot_widen_between_is_refused_before_anything_changes(between, message):
+    layer, neighbour = nn.Linear(4, 6), nn.Linear(6, 3)
+    with pytest.raises(ValueError, match=message):
+        widen(layer, 1.5, neighbour=neighbour, between=between)
+    assert (layer.out_features, neighbour.in_features) == (6, 6)
+    assert layer.weight.shape == (6, 4)
