@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sweeps.config.settings import is_element
 from sweeps.kept import events, replicates
 from sweeps.records import tracking_store
 
@@ -175,7 +176,8 @@ class Projector:
         )
         run_id, is_new = self._find_or_create(identity, f"{number}{what}"[:200], tags)
         # Once more where the run exists: a driver may have died between creating and describing it.
-        self._log_params(run_id, _flat(given["config"]))
+        searched = {key: value for key, value in given["params"].items() if is_element(key)}
+        self._log_params(run_id, _flat(given["config"]) | searched)
         self._live().log_text(run_id, yaml.safe_dump(given["config"], sort_keys=False), "config.yaml")
         return _Run(run_id=run_id, last_step=-1 if is_new else self._last_step(run_id))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_sweeps import launch, make_config
+from local_sweeps import launch, make_config, read_runs
 from ray.tune.schedulers import TrialScheduler
 from stand_in import StandIn, StandInTrial
 
@@ -111,15 +111,19 @@ def test_a_full_trial_has_as_many_epochs_as_any_trial_of_the_space(space, longes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SchedulerName))
-def test_a_whole_sweep_over_the_number_of_epochs(ray_here, tmp_path, name):
+def test_a_whole_sweep_over_the_number_of_epochs_and_one_width(ray_here, tmp_path, name):
     words = (f"scheduler.name={name}", "sweep.num_trials=6", "scheduler.edit_grace=0.0")
     values = make_config(tmp_path, *words).to_dict()
     values["overrides"] = []
-    values["space"] |= {"training.num_epochs": {"int": [2, 8]}}
+    values["space"] |= {"training.num_epochs": {"int": [2, 8]}, "model.widths.0": {"int": [2, 6]}}
     result = launch(SweepConfig.from_dict(values), StandInTrial)
-    rows = result.rows
+    rows = result.study.rows()
     assert {row.state for row in rows} <= {TrialState.complete, TrialState.stopped}
     assert len(rows) == 6
+    runs = read_runs(tmp_path, result.folder.name)
     for row in rows:
+        if not row.changes:
+            run = runs[f"{result.folder.name}/{row.number}"]
+            assert run.data.params["model.widths.0"] == str(row.config["model"]["widths"][0])
         asked = row.config["training"]["num_epochs"]
         assert row.outcome.epoch == asked if row.state is TrialState.complete else row.outcome.epoch < asked
