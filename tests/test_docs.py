@@ -59,7 +59,7 @@ def test_the_files_to_touch_are_there(what):
     [
         ("a pruning method", ["hebbian", "hebbian_exchange", "set", "rigl", "gradual", "static"]),
         ("a growth method", ["tiny", "gradmax"]),
-        ("a model", ["mlp", "conv"]),
+        ("a model", ["mlp", "conv", "vgg", "resnet"]),
     ],
 )
 def test_a_method_or_a_model_is_named_in_no_other_file_than_those_to_touch(what, names):

@@ -125,21 +125,6 @@ class ModelConfig:
             "1.0",
         )
 
-    def growable_widths(self) -> list[int] | None:
-        """Widths at the start of the layers that can grow, in the order of `growcore.networks.models.widths`.
-
-        None: only the network knows.
-        """
-        stages = list(zip(self.widths, self.blocks, strict=False))
-        if self.name in ("mlp", "conv"):
-            return list(self.widths)
-        if self.name not in ("resnet", "vgg") or len(self.blocks) != len(self.widths):
-            return None
-        if self.name == "resnet":  # what grows lies inside the blocks
-            return [round(self.hidden_fraction * width) for width, number in stages for _ in range(number)]
-        # The last convolution of a stage stands before a pooling; that of the last stage before an average.
-        return [width for width, number in stages for _ in range(number - 1)] + self.widths[-1:]
-
 
 @dataclass(kw_only=True, slots=True)
 class GrowthConfig:
@@ -336,9 +321,11 @@ class TrialConfig:
 
     def _check_room_to_grow(self) -> None:
         """Every layer starts within its limit, as far as its width is known without building the network."""
-        limits, widths = self.growth.max_width, self.model.growable_widths()
+        limits = self.growth.max_width
         if self.growth.method == "none" or limits is None:
             return
+        family = registry.built_in(registry.MODELS).get(self.model.name)
+        widths: list[int] | None = None if family is None else family.growable_widths(self.model)
         given = f"got growth.max_width={limits}, model.widths={self.model.widths}"
         if not isinstance(limits, list):
             if (widest := max(widths or self.model.widths)) > limits:

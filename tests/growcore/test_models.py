@@ -10,6 +10,7 @@ from growcore.edits.decide import Progress, decide_growth
 from growcore.edits.observe import observe_growth
 from growcore.growth import LinearGrowingModule
 from growcore.networks import cost, models
+from growcore.networks.families import MODELS
 from growcore.sparse import DSConv2d, DSLinear
 
 
@@ -245,7 +246,7 @@ def test_a_configuration_knows_the_widths_of_the_layers_that_can_grow(name, size
     widths, blocks = map(list, zip(*sizes, strict=True))
     setting = config(name, tuple(widths), model={"blocks": blocks, "hidden_fraction": hidden})
     model = models.build(setting, (1, 8, 8), 3)
-    assert setting.model.growable_widths() == list(models.widths(model).values())
+    assert MODELS[setting.model.name].growable_widths(setting.model) == list(models.widths(model).values())
 
 
 def test_a_limit_per_layer_is_the_target_of_its_consumer_and_must_be_given_for_each():
