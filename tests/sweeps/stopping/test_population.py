@@ -322,6 +322,7 @@ def test_turns_end_at_every_fidelity(tmp_path, fidelity):
     assert max(sweep.spreads) <= 2 * 0.2 + 1e-6
 
 
+@pytest.mark.slow
 def test_members_of_different_lengths_take_turns_and_who_takes_over_trains_as_long_as_its_donor(tmp_path):
     space = {**RATES, "training.num_epochs": {"int": [4, NUM_EPOCHS]}}
     sweep = Sweep(tmp_path, make_config(space), new_study())
