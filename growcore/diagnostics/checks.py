@@ -25,7 +25,7 @@ from growcore.diagnostics import (
     signal_metrics,
 )
 from growcore.networks.models import layer_name, sparse_layers
-from growcore.networks.paths import Paths, find_paths
+from growcore.networks.paths import Paths, every_unit_reads, find_paths
 
 NUM_IMAGES = 64  # whatever training.batch_size is
 COUNTS = ("preflight/warnings", "preflight/failures")  # metrics of every report
@@ -69,8 +69,8 @@ def inspect(model: nn.Module, data: DataSet) -> Check:
 
 def path_finding(model: nn.Module, data: DataSet) -> Finding | None:
     """What pruning has cut: outputs to which no path of connections leads; None where there are none."""
-    paths = _paths(model, data)
-    if paths is None or not paths.num_unreached:
+    paths = _cut_paths(model, data)
+    if paths is None:
         return None
     return Finding(
         Severity.warn if paths.cut_at is None else Severity.fail,
@@ -83,12 +83,18 @@ def path_finding(model: nn.Module, data: DataSet) -> Finding | None:
 
 def path_metrics(model: nn.Module, data: DataSet) -> dict[str, float]:
     """How many outputs pruning has cut from the input; nothing for a network without sparse layers."""
-    paths = _paths(model, data)
-    return {} if paths is None else {"sparse/unreached_outputs": float(paths.num_unreached)}
+    if not sparse_layers(model):
+        return {}
+    paths = _cut_paths(model, data)
+    return {"sparse/unreached_outputs": 0.0 if paths is None else float(paths.num_unreached)}
 
 
-def _paths(model: nn.Module, data: DataSet) -> Paths | None:
-    return find_paths(model, data.image_shape) if sparse_layers(model) else None
+def _cut_paths(model: nn.Module, data: DataSet) -> Paths | None:
+    """The paths through a network with sparse layers where some are missing, else None."""
+    if not sparse_layers(model) or every_unit_reads(model):
+        return None
+    paths = find_paths(model, data.image_shape)
+    return paths if paths.num_unreached else None
 
 
 def measure(model: nn.Module, data: DataSet) -> list[LayerSignal]:

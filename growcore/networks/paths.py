@@ -52,9 +52,9 @@ def find_paths(model: nn.Module, image_shape: Sequence[int]) -> Paths:
     for name, module in copied.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.register_forward_hook(lambda _m, inputs, z, name=name: passes.append((name, inputs[0], z)))
-    device = next(copied.parameters()).device
+    weight = next(copied.parameters())
     with torch.enable_grad():
-        x_1CHW = _drawn((1, *image_shape), torch.Generator().manual_seed(0)).to(device)
+        x_1CHW = _drawn((1, *image_shape), torch.Generator().manual_seed(0)).to(weight)
         num_outputs = copied(x_1CHW).shape[1]
         passes.clear()
         # One image for each output: what reaches it is the gradient of that image.
@@ -66,6 +66,19 @@ def find_paths(model: nn.Module, image_shape: Sequence[int]) -> Paths:
         reached = (gradient.flatten(1) != 0).any(1)
         cut_at = None if reached.any() else _cut_at(passes, x_KCHW)
     return Paths(tuple(reached.tolist()), cut_at)
+
+
+def every_unit_reads(model: nn.Module) -> bool:
+    """Whether every unit of every layer has a connection in: then all outputs are reached, at a glance."""
+    return all(
+        bool(_alive(module).flatten(1).any(1).all())
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    )
+
+
+def _alive(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    return layer.mask if isinstance(layer, SparseConnections) else layer.weight != 0
 
 
 def _cut_at(passes: Sequence[tuple[str, Tensor, Tensor]], x: Tensor) -> str:
@@ -85,15 +98,17 @@ def _seen(name: str) -> str:
 
 @torch.no_grad()
 def _positive(model: nn.Module) -> nn.Module:
-    """The model with positive weights where connections live, in double precision and evaluation mode."""
-    model = model.double().eval()
+    """The model with positive weights where connections live, in evaluation mode, at least in float32."""
+    model = model.eval()
+    if next(model.parameters()).dtype.itemsize < 4:
+        model = model.float()
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            alive = module.mask if isinstance(module, SparseConnections) else module.weight != 0
+            alive = _alive(module)
             # Each output is a mean of what it reads, so that no function saturates.
             fan_in = alive.flatten(1).sum(1).clamp_min(1).reshape(-1, *(1,) * (alive.dim() - 1))
-            drawn = _drawn(alive.shape, generator).to(module.weight.device)
+            drawn = 2 * _drawn(alive.shape, generator).to(module.weight)
             module.weight.copy_(torch.where(alive, drawn / fan_in, 0))
             if module.bias is not None:
                 module.bias.zero_()
@@ -118,7 +133,7 @@ class _Passing(nn.Module):
         super().__init__()
         weight = getattr(norm, "weight", None)
         self.is_features_last = isinstance(norm, nn.LayerNorm)
-        self.register_buffer("passes", None if weight is None else (weight != 0).double())
+        self.register_buffer("passes", None if weight is None else (weight != 0).to(weight))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.passes is None or x.numel() == 0:
@@ -131,4 +146,4 @@ class _Passing(nn.Module):
 
 def _drawn(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Numbers about 0.5, all different, so that nothing cancels by chance in a function that subtracts."""
-    return torch.rand(tuple(shape), generator=generator, dtype=torch.float64) * 0.5 + 0.25
+    return torch.rand(tuple(shape), generator=generator) * 0.5 + 0.25

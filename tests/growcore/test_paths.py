@@ -14,7 +14,7 @@ from growcore.config import TrialConfig
 from growcore.data import load
 from growcore.diagnostics import FindingKind, Severity, checks
 from growcore.networks import models
-from growcore.networks.paths import find_paths
+from growcore.networks.paths import every_unit_reads, find_paths
 from growcore.sparse import DSConv2d, DSLinear, PruneMask, bare_units
 from growcore.sparse.methods import Decision, PruningMethod
 from growcore.sparse.methods.method import TIMES
@@ -56,6 +56,7 @@ def test_outputs_of_a_perceptron_are_reached_as_a_walk_along_its_masks_says(
     paths = find_paths(model, (1, 2, 2))
     assert paths.reached == reached_by_walking([layer.mask for layer in layers])
     assert (paths.cut_at is None) == any(paths.reached)
+    assert all(paths.reached) or not every_unit_reads(model)
     assert torch.get_rng_state().equal(state)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
