@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ _SLOW_TO_IMPORT = (
     "scipy.stats",
     "sklearn",
 )
+# The libraries are there before pytest, which it warns of.
+_QUIET = ("-qx", "--no-header", "-pno:cacheprovider", "-Wignore::pytest.PytestAssertRewriteWarning")
 STATISTICS = "tests/growcore/test_running_statistics.py"
 
 
@@ -240,17 +243,29 @@ def _try(tree: Path, mutation: Mutation) -> str:
     return verdict
 
 
+def _run(tree: Path, tests: str, said: int) -> None:
+    """Run tests of the tree and end this process; nothing of the caller's is cleaned up."""
+    status = 3
+    try:
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        os.chdir(tree)
+        sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+        os.environ["PYTHONPATH"] = str(tree)
+        status = int(pytest.main([*_QUIET, *tests.split()]))
+        sys.stdout.flush()
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
 def _verdict(tree: Path, tests: str) -> tuple[str, str]:
     """What pytest says in a process that has its libraries from here and our code from the tree."""
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
         if child == 0:
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
-            os.chdir(tree)
-            sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() != ROOT)]
-            os.environ["PYTHONPATH"] = str(tree)
-            os._exit(pytest.main(["-q", "-x", "--no-header", "-p", "no:cacheprovider", *tests.split()]))
+            _run(tree, tests, said.fileno())
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         said.seek(0)
         lines = said.read().splitlines()
