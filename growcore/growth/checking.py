@@ -44,6 +44,11 @@ def check_kind(layer: nn.Module, kind: type[nn.Module], name: str) -> None:
 def check_can_grow(consumer: Consumer) -> None:
     """Raise a ValueError where the modules around a consumer cannot gain the neurons it reads."""
     consumer.check_neighbours()
+    check_parts(consumer)
+
+
+def check_parts(consumer: Consumer) -> None:
+    """Raise a ValueError where a layer around a consumer, or a function between them, cannot grow."""
     for module in (*consumer.producers, *consumer.readers):
         check_layer(module.layer, module.name)
     for producer in consumer.producers:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from growcore.growth.checking import check_can_grow
+from growcore.growth.checking import check_parts
 from growcore.growth.extension import (
     Extension,
     NewOutputs,
@@ -116,7 +116,7 @@ def drawn(
     Raises:
         ValueError: the modules around cannot gain neurons.
     """
-    check_can_grow(consumer)
+    check_parts(consumer)
     outputs = tuple(_drawn_outputs(module, num_outputs, output_init) for module in consumer.producers)
     inputs = [
         replace(module.new_inputs, omega=_drawn_omega(module, size, input_init))

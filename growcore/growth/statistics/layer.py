@@ -181,6 +181,7 @@ class LayerStatistics:
         finally:
             for statistics in (self, *others):
                 statistics.calls.at = None
+                statistics.consume()
         assert total is not None
         return total, num_samples(name, calls)
 
@@ -256,6 +257,7 @@ class LayerStatistics:
         """Start gathering; the next forward passes keep what they need."""
         if self.has_pair:
             self.module.check_neighbours()
+        self.consume()  # what went before does not count
         for statistic in self.all():
             statistic.init()
         if not self.collecting:
@@ -275,7 +277,6 @@ class LayerStatistics:
         with torch.autocast(self.module.device.type, enabled=False):
             for statistic in self.all():
                 statistic.update()
-        self.consume()
 
     @torch.no_grad()
     def look_again(self) -> None:
@@ -283,7 +284,12 @@ class LayerStatistics:
         self.require_collecting()
         with torch.autocast(self.module.device.type, enabled=False):
             self.gains.update()
-        self.consume()
+
+    def consume(self) -> None:
+        """The passes have been counted: the next one begins anew, here and before."""
+        self.calls.is_consumed = True
+        if self.has_pair:
+            self.before.calls.is_consumed = True
 
     def require_collecting(self) -> None:
         """Raise a ValueError where nothing is gathered."""
@@ -291,12 +297,6 @@ class LayerStatistics:
             raise ValueError(
                 f"{self.module.name} is not gathering statistics. Call init_computation() first."
             )
-
-    def consume(self) -> None:
-        """The passes have been counted: the next one begins anew."""
-        self.calls.is_consumed = True
-        if self.has_pair:
-            self.before.calls.is_consumed = True
 
     def reduce(self, group: torch.distributed.ProcessGroup | None = None) -> None:
         """Sum over the ranks of a process group."""

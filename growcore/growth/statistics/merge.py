@@ -74,6 +74,8 @@ class MergeStatistics:
             statistic.init()
         for reader in self.merge.readers:
             reader.init_computation()
+        for producer in self.merge.producers:
+            producer.gathered.consume()
         if not self.collecting:
             self.collecting = True
             for producer in self.merge.producers:
@@ -92,7 +94,7 @@ class MergeStatistics:
                     statistic.update()
             finally:
                 self._stacked = None
-        self._consume()
+        self._sizes = set()
 
     @torch.no_grad()
     def look_again(self) -> None:
@@ -100,7 +102,7 @@ class MergeStatistics:
         self._check()
         with torch.autocast(self.merge.producers[0].device.type, enabled=False):
             self.gains.update()
-        self._consume()
+        self._sizes = set()
 
     def _check(self) -> None:
         if not self.collecting:
@@ -110,11 +112,6 @@ class MergeStatistics:
                 f"{self.merge.name} has added maps of {len(self._sizes)} sizes since the last update: "
                 f"{sorted(map(tuple, self._sizes))}. Run backward and update_computation() after each."
             )
-
-    def _consume(self) -> None:
-        self._sizes = set()
-        for module in (*self.merge.producers, *self.merge.readers):
-            module.gathered.calls.is_consumed = True
 
     def reduce(self, group: torch.distributed.ProcessGroup | None = None) -> None:
         """Sum over the ranks of a process group, here and in the readers."""

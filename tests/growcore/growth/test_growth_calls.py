@@ -99,6 +99,26 @@ def test_accumulated_passes_are_counted_as_one_by_one(name):
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_statistics_updated_one_by_one_count_each_pass_once(name):
+    modules, x, other = pair_of(name)
+    second = modules[1]
+    found = []
+    for one_by_one in (True, False):
+        second.init_computation()
+        for batch in (x, other):
+            double_well(chain(modules, batch)).backward()
+            if one_by_one:
+                for statistic in second.gathered.all():
+                    statistic.update()
+            else:
+                second.update_computation()
+        found.append(statistics(second))
+        second.reset_computation()
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+
+
 def test_a_second_update_without_a_pass_between_adds_nothing():
     (first, second), x, _ = pair_of("linear")
     second.init_computation()
