@@ -89,8 +89,7 @@ def apply(
 
     Raises:
         ValueError: an edit names a layer that the model does not have or does not fit it, or the average is
-            of another model or averages its masks; model, optimizer, generator and average are then as
-            before, to the last bit.
+            of another model; model, optimizer, generator and average are then as before, to the last bit.
     """
     if average is not None:
         _check_average(average, model)
@@ -134,11 +133,6 @@ def _check_average(average: AveragedModel, model: nn.Module) -> None:
         raise ValueError(
             f"an average has the parameters of its model; they differ in {', '.join(differing)}. Make it "
             f"from this model with AveragedModel(model), and pass it to every edit."
-        )
-    if average.use_buffers and sparse_layers(model):
-        raise ValueError(
-            "an average of a sparse model has the masks of its model, but with use_buffers=True torch "
-            "averages them as if they were weights. Make it with use_buffers=False: buffers are then copied."
         )
 
 

@@ -69,6 +69,9 @@ class SparseConnections(nn.Module):
         connections_tensor: strengths accumulated since the last progression, at least float32.
         explored: bool; connections ever alive.
         restarted: bool; connections re-initialised at the last progression.
+
+    Copies of a model keep them, and so does an average of it; one made with `use_buffers=True` would average
+    masks, so let `growcore.edits.surgery` apply what changes them: it gives the average the model's own.
     """
 
     weight: Tensor

@@ -26,7 +26,6 @@ from growcore.networks.neurons import observe_activity
 from growcore.sparse import (
     DSConv2d,
     DSLinear,
-    PruneMask,
     bake,
     rank_globally,
     rank_within_scopes,
@@ -198,13 +197,15 @@ def test_an_average_follows_the_masks_of_its_model(multi_avg_fn):
             assert (other.masked_weight()[~layer.mask] == 0).all()
 
 
-def test_an_average_that_averages_masks_is_refused_by_surgery():
-    model = pruned()
-    layer = model[0]
-    mask = PruneMask(keep=layer.mask, restart=torch.zeros_like(layer.mask), prune=~layer.mask)
-    edit = surgery.Edit("0", surgery.EditKind.prune, mask, "")
-    with pytest.raises(ValueError, match=r"use_buffers=True torch averages them as if they were weights"):
-        surgery.apply([edit], model, average=AveragedModel(model, use_buffers=True))
+def test_surgery_gives_an_average_of_buffers_too_the_masks_of_its_model():
+    model = nn.ModuleDict({"fc": DSLinear(6, 5, k1=0.3, k2=0.5)})
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(3):
+        model["fc"].connections_tensor.copy_(torch.rand(5, 6))
+        edit = surgery.Edit("fc", surgery.EditKind.prune, model["fc"].propose_progression(), "")
+        surgery.apply([edit], model, average=average)
+        average.update_parameters(model)
+        assert average.module["fc"].mask.equal(model["fc"].mask)
 
 
 def quietly(wrap, layer):
