@@ -229,13 +229,17 @@ class _Moment:
         return [self._record(done, before[done.edit.layer], found) for done in applied]
 
     def skipped(self, edit: surgery.Edit, found: LineSearch) -> EditRecord:
+        was_proposed = edit.kind is not surgery.EditKind.skip
+        left = (
+            f": left, as no scaling factor lowered the loss {found.loss_before:.4g}" if was_proposed else ""
+        )
         return EditRecord(
             step=self.step,
             epoch=self.epoch,
             layer=edit.layer,
             kind="skip",
             number=0,
-            reason=f"{edit.reason}: left, as no scaling factor lowered the loss {found.loss_before:.4g}",
+            reason=f"{edit.reason}{left}",
             realised_decrease=0.0,
             scaling_factor=0.0,
         )
