@@ -117,15 +117,15 @@ MUTATIONS = (
     Mutation(
         "FLOPs of a removal lost",
         "growcore/edits/editor.py",
-        "            flops += event_flops\n",
-        "            flops += event_flops if event == self._grow else 0\n",
+        "            flops += self._account(event, model, step, records)\n        shapes_before",
+        "            self._account(event, model, step, records)\n        shapes_before",
         f"{RECORDING} -k sum_of_its_parts",
     ),
     Mutation(
         "FLOPs of edits lost in the training",
         "growcore/training/loop.py",
-        "        self._edits += records\n        self._add_flops(flops, flops)\n",
-        "        self._edits += records\n",
+        "self.config.preflight)\n        self._add_flops(flops, flops)\n",
+        "self.config.preflight)\n",
         f"{RECORDING} -k costs_its_images",
     ),
     Mutation(
