@@ -17,17 +17,17 @@ def check(config: SweepConfig, space: SearchSpace) -> list[str]:
     notes = []
     for word in config.searches:
         key = word.partition("=")[0]
-        if space.is_idle(key):
+        if space.effects.is_idle(key):
             raise ConfigError(f"--search {key} has no effect: {_why(space, key)} Leave it out.")
     for word in config.overrides:
         key = word.partition("=")[0]
-        if key in searched or (effect := space.effect(key)) is None:
+        if key in searched or (effect := space.effects.of(key)) is None:
             continue
-        if space.is_idle(key):
+        if space.effects.is_idle(key):
             raise ConfigError(f"{word} has no effect: {_why(space, key)} Leave it out.")
         notes.append(f"{word} has an effect only where {effect}")
     return notes
 
 
 def _why(space: SearchSpace, key: str) -> str:
-    return f"it needs {space.stated(key)}, and {space.why_never(key)}."
+    return f"it needs {space.effects.needs(key)}, and {space.effects.why_never(key)}."

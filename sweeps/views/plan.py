@@ -244,7 +244,11 @@ def _trial(config: SweepConfig, space: SearchSpace) -> Iterable[tuple[str, str]]
     for group in TRIAL_GROUPS:
         keys = {f"{group}.{key}": value for key, value in config.trial.to_dict()[group].items()}
         # What does nothing in any trial says nothing of them.
-        shown = {key: value for key, value in keys.items() if key not in searched and not space.is_idle(key)}
+        shown = {
+            key: value
+            for key, value in keys.items()
+            if key not in searched and not space.effects.is_idle(key)
+        }
         words = [
             f"{key.partition('.')[2]}={_shared(key, value, searched)}"
             for key, value in shown.items()
